@@ -1,0 +1,132 @@
+"""Client channels over the wire: options, service config and interceptors in one place.
+
+Retries by the transport cover calls that reached no handler; handlers that failed say so with
+push-back (see `mesh.errors.trailing_metadata`), so attempts never multiply.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import orjson
+
+from mesh.outgoing import outgoing
+
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+RETRY_ATTEMPTS = 3
+STREAM_WINDOW_BYTES = 65_536
+
+SERVICE_CONFIG: dict[str, object] = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "readiness"},
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": RETRY_ATTEMPTS,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    # The retry budget: retries stop while more than half of the recent calls fail.
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
+}
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Return the channel arguments of a client."""
+    return [
+        ("grpc.service_config", orjson.dumps(SERVICE_CONFIG).decode()),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # New pods are seen on re-resolution, and a dead one is tried again, within seconds.
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A window that grows without bound would take away the sender's back-pressure.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
+    ]
+
+
+def connect(
+    address: str, *, max_message_bytes: int = 4 * 1024 * 1024, mesh_token: str = ""
+) -> grpc.aio.Channel:
+    """Return a channel to `host:port`, `dns:///…` or `unix:/path`; it connects lazily."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=channel_options(max_message_bytes),
+        interceptors=client_interceptors(mesh_token),
+    )
+
+
+def client_interceptors(mesh_token: str = "") -> list[grpc.aio.ClientInterceptor]:
+    """Return four objects: grpc.aio uses an object with several bases for the first one only."""
+    return [
+        _UnaryUnary(mesh_token),
+        _UnaryStream(mesh_token),
+        _StreamUnary(mesh_token),
+        _StreamStream(mesh_token),
+    ]
+
+
+class _Propagation:
+    """Adds identity, request id, trace and deadline to outgoing calls."""
+
+    def __init__(self, mesh_token: str) -> None:
+        self._mesh_token = mesh_token
+
+    async def send(
+        self, continuation: Callable[..., Any], details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        method: Any = details.method
+        path = method.decode() if isinstance(method, bytes) else str(method)
+        given: Any = details.metadata or ()
+        metadata, timeout_s = outgoing(
+            path, tuple(given), details.timeout, mesh_token=self._mesh_token
+        )
+        sent = grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=timeout_s,
+            metadata=grpc.aio.Metadata(*metadata),
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+        return await continuation(sent, request)
+
+
+class _UnaryUnary(_Propagation, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return await self.send(continuation, client_call_details, request)
+
+
+class _UnaryStream(_Propagation, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return await self.send(continuation, client_call_details, request)
+
+
+class _StreamUnary(_Propagation, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return await self.send(continuation, client_call_details, request_iterator)
+
+
+class _StreamStream(_Propagation, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return await self.send(continuation, client_call_details, request_iterator)

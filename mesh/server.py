@@ -1,0 +1,165 @@
+"""Hosts one component: its table of handlers, the wire server, and the drain.
+
+A drain is: readiness falls; for a short hold calls are still accepted, because balancers learn
+late; then no new calls, and running ones finish within the grace; then the component closes.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from mesh.admission import Admission
+from mesh.clock import SYSTEM_CLOCK, Clock
+from mesh.component import Component
+from mesh.errors import FailedPrecondition, Reason
+from mesh.handlers import ServiceTable
+from mesh.health import Health
+from mesh.identity import Authenticator
+from mesh.inprocess import InProcessChannel
+from mesh.interceptors import interceptors
+from mesh.logs import Log
+from mesh.settings import MeshSettings
+
+MAX_METADATA_BYTES = 8 * 1024
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
+STREAM_WINDOW_BYTES = 65_536
+
+log = Log("server")
+
+
+def server_options(settings: MeshSettings) -> list[tuple[str, Any]]:
+    """Return the channel arguments of a server."""
+    return [
+        # Two servers that silently share a port are worse than one that says it is taken.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES * 2),
+        # Half of the clients' keepalive interval, or their pings would count as abuse.
+        ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_age_ms", 300_000),
+        ("grpc.max_connection_age_grace_ms", 600_000),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.write_buffer_size", STREAM_WINDOW_BYTES),
+    ]
+
+
+class ComponentServer:
+    """One component with its interceptors, reachable in process and over the wire."""
+
+    def __init__(
+        self,
+        component: Component,
+        settings: MeshSettings,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.component = component
+        self._settings = settings
+        self._clock = clock
+        self.admission = Admission(
+            clock, limit=settings.max_concurrent_calls, queue_limit=settings.max_queued_calls
+        )
+        self.table = ServiceTable(
+            interceptors(
+                component.name,
+                clock=clock,
+                authenticator=Authenticator(settings),
+                admission=self.admission,
+                default_deadline_s=settings.default_deadline_s,
+            )
+        )
+        component.register(self.table)
+        self.health = Health()
+        names = (*self.table.service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        # Foreign stubs ask for a grpc server; the table stands in for one (see mesh.handlers).
+        foreign: Any = self.table
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, foreign)
+        add_reflection = cast(
+            "Callable[[object, object], None]",
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,  # pyright: ignore[reportUnknownMemberType]
+        )
+        add_reflection(reflection.aio.ReflectionServicer(names), foreign)
+        self.channel = InProcessChannel(self.table, max_message_bytes=settings.max_message_bytes)
+        self._wire: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Start the component and report it ready."""
+        await self.health.set_live()
+        await self.component.start()
+        await self.health.set_ready(True)
+
+    async def listen(self, port: int) -> int:
+        """Serve over TCP and return the port; 0 picks a free one.
+
+        Raises FailedPrecondition when the port is taken, or when an open mesh would be
+        reachable from other machines.
+        """
+        host = self._settings.host
+        if self._settings.auth == "open" and host not in LOOPBACK_HOSTS:
+            raise FailedPrecondition(
+                f"listening on {host} needs `auth: keys` (PLEXUS_AUTH=keys and an API key); "
+                "an open mesh serves loopback only",
+                reason=Reason.INVALID_SETTINGS,
+            )
+        wire = grpc.aio.server(options=server_options(self._settings))
+        wire.add_generic_rpc_handlers((self.table.as_generic_handler(),))
+        try:
+            bound = wire.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise port_taken(self.component.name, host, port) from error
+        await wire.start()
+        self._wire = wire
+        return bound
+
+    async def drain(self) -> None:
+        """Stop serving without breaking a call that ends within the grace; then close.
+
+        Idempotent; safe after a failed start.
+        """
+        await self.health.set_ready(False)
+        if self._wire is not None:
+            await self._clock.sleep(self._settings.drain_hold_s)
+            await self._wire.stop(self._settings.drain_grace_s)
+            self._wire = None
+        await self.channel.close(self._settings.drain_grace_s)
+        await self.component.close()
+
+
+def port_taken(component: str, host: str, port: int) -> FailedPrecondition:
+    """Return the error for a port that another program holds."""
+    return FailedPrecondition(
+        f"{component} cannot listen on {host}:{port}: the port is in use; stop what holds it, "
+        f"or choose another with PLEXUS_{component.upper()}_PORT",
+        reason=Reason.INVALID_SETTINGS,
+    )
+
+
+async def until_signal() -> signal.Signals:
+    """Return at the first SIGINT or SIGTERM; a second one takes the default, abrupt, way."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def receive(number: signal.Signals) -> None:
+        for each in signals:
+            loop.remove_signal_handler(each)
+        if not received.done():
+            received.set_result(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, receive, number)
+    try:
+        return await received
+    finally:
+        for number in signals:
+            with contextlib.suppress(ValueError):
+                loop.remove_signal_handler(number)

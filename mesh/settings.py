@@ -1,0 +1,252 @@
+"""The one module that reads settings: environment over plexus.yaml over defaults.
+
+A settings class is a frozen dataclass. Field `flush_interval_ms` of component `memory` is
+`memory: {flush_interval_ms: 200}` in the file and PLEXUS_MEMORY_FLUSH_INTERVAL_MS in the
+environment; fields of the fabric itself (`mesh:`) are PLEXUS_<FIELD>. In the environment lists
+are separated by commas, and maps are `key=value` pairs separated by commas or JSON. What cannot be
+understood is refused with the setting's name; an unknown name in the file is an error, not a no-op.
+"""
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import orjson
+import yaml
+
+from mesh.errors import FailedPrecondition, Reason
+
+SETTINGS_FILE = "plexus.yaml"
+SECTIONS = ("mesh", "memory", "router", "cache", "metrics", "gateway")
+
+T = TypeVar("T")
+
+
+class Secret(str):
+    """Text that is masked wherever it is shown; compare and use it as a string."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeySettings:
+    """One API key. The key itself is kept nowhere."""
+
+    sha256: str
+    """The hex SHA-256 of the key."""
+    tenant: str
+    """The tenant that the key speaks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """Settings of the fabric, the same for every component."""
+
+    data_dir: Path = Path(".plexus")
+    """Where everything that must survive a restart is kept."""
+    host: str = "127.0.0.1"
+    """The address to listen on; other than loopback needs `auth: keys`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is logged."""
+    auth: Literal["open", "keys"] = "open"
+    """`open`: no key, loopback only. `keys`: each call needs an API key or the mesh token."""
+    tenants: tuple[str, ...] = ("default",)
+    """Tenants known here besides those of `keys`; the first is used when a caller names none."""
+    keys: Mapping[str, KeySettings] = field(default_factory=dict[str, KeySettings])
+    """API keys by id; the id appears in logs, the key never."""
+    mesh_token: Secret = Secret("")
+    """Shared by the components of one mesh; who presents it may speak for any tenant."""
+    placement: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Where components are: name to `local` or `host:port`; the usual loopback ports if unset."""
+    max_message_bytes: int = 4 * 1024 * 1024
+    """The largest message that is accepted."""
+    max_concurrent_calls: int = 512
+    """Calls in progress per component before others queue."""
+    max_queued_calls: int = 1024
+    """Calls that may queue per component before others are shed."""
+    default_deadline_s: float = 120.0
+    """The deadline of calls that come without one."""
+    drain_hold_s: float = 0.5
+    """After SIGTERM: how long calls are still accepted while `readiness` is not serving."""
+    drain_grace_s: float = 30.0
+    """After the hold: how long running calls may take to finish."""
+    admin_port: int = 9464
+    """The port of `/metrics` and `/healthz` of a component that runs alone; 0 picks a free one."""
+
+
+def load(
+    cls: type[T],
+    component: str,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> T:
+    """Return the settings of `component`; raise FailedPrecondition(INVALID_SETTINGS) if wrong.
+
+    `file` None means plexus.yaml in the current folder if there is one. `overrides` (from the
+    command line) win over everything.
+    """
+    environ = os.environ if environ is None else environ
+    section = _section(component, file)
+    values: dict[str, object] = {}
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cast("Any", cls))]
+    for name in section:
+        if name not in names:
+            raise _wrong(
+                f"{SETTINGS_FILE}: {component}.{name}", f"unknown; known: {', '.join(names)}"
+            )
+    for name in names:
+        variable = _variable(component, name)
+        if overrides and name in overrides:
+            values[name] = overrides[name]
+        elif variable in environ:
+            values[name] = _convert(
+                hints[name], _from_text(hints[name], environ[variable]), variable
+            )
+        elif name in section:
+            where = f"{SETTINGS_FILE}: {component}.{name}"
+            values[name] = _convert(hints[name], section[name], where)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise _wrong(component, str(error)) from error
+
+
+def read_file(file: Path | None) -> dict[str, object]:
+    """Return the sections of the settings file; an absent default file is empty."""
+    path = file or Path(SETTINGS_FILE)
+    if file is None and not path.exists():
+        return {}
+    try:
+        loaded: object = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise _wrong(str(path), f"cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise _wrong(str(path), f"{line}not valid YAML: {getattr(error, 'problem', '')}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise _wrong(str(path), "must be a map of sections")
+    for name in cast("dict[str, object]", loaded):
+        if name not in SECTIONS:
+            raise _wrong(f"{path}: {name}", f"unknown section; known: {', '.join(SECTIONS)}")
+    return cast("dict[str, object]", loaded)
+
+
+def _section(component: str, file: Path | None) -> dict[str, object]:
+    section: object = read_file(file).get(component) or {}
+    if not isinstance(section, dict):
+        raise _wrong(f"{SETTINGS_FILE}: {component}", "must be a map")
+    return cast("dict[str, object]", section)
+
+
+def _variable(component: str, name: str) -> str:
+    prefix = "PLEXUS_" if component == "mesh" else f"PLEXUS_{component.upper()}_"
+    return prefix + name.upper()
+
+
+def _wrong(where: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(f"setting {where}: {why}", reason=Reason.INVALID_SETTINGS)
+
+
+def _from_text(hint: Any, text: str) -> object:
+    """Give environment text the shape that YAML would have."""
+    origin = typing.get_origin(hint)
+    if origin in (Mapping, dict):
+        if text.lstrip().startswith("{"):
+            return cast("object", orjson.loads(text))
+        return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    if origin is tuple:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if hint is bool:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.lower(), text
+        )
+    if origin in (types.UnionType, typing.Union) and text == "":
+        return None
+    return text
+
+
+def _convert(hint: Any, value: object, where: str) -> object:
+    """Return `value` as the type `hint`, or refuse it by name."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise _wrong(where, f"must be one of {', '.join(map(str, args))}, is {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(where, "must be a list")
+        return tuple(_convert(args[0], item, where) for item in cast("list[object]", value))
+    if origin in (Mapping, dict):
+        if not isinstance(value, dict):
+            raise _wrong(where, "must be a map")
+        pairs = cast("dict[str, object]", value).items()
+        return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in pairs}
+    if dataclasses.is_dataclass(hint):
+        return _convert_dataclass(cast("type[Any]", hint), value, where)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_dataclass(hint: type[Any], value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise _wrong(where, "must be a map")
+    hints = typing.get_type_hints(hint)
+    values: dict[str, object] = {}
+    for name, item in cast("dict[str, object]", value).items():
+        if name not in hints:
+            raise _wrong(f"{where}.{name}", f"unknown; known: {', '.join(hints)}")
+        values[name] = _convert(hints[name], item, f"{where}.{name}")
+    try:
+        return hint(**values)
+    except (TypeError, ValueError) as error:
+        raise _wrong(where, str(error).replace(f"{hint.__name__}.__init__() ", "")) from error
+
+
+def _convert_scalar(hint: Any, value: object, where: str) -> object:
+    if hint is bool and not isinstance(value, bool):
+        raise _wrong(where, f"must be true or false, is {value!r}")
+    if hint in (Any, object) or (isinstance(hint, type) and isinstance(value, hint)):
+        return value
+    try:
+        if isinstance(value, bool | list | dict) or value is None:
+            raise TypeError
+        return hint(value)
+    except (TypeError, ValueError) as error:
+        name = {int: "a whole number", float: "a number"}.get(hint, "text")
+        raise _wrong(where, f"must be {name}, is {value!r}") from error
+
+
+def describe(settings: object) -> dict[str, object]:
+    """Return the settings as plain data with secrets masked, for `plexus config`."""
+    return {
+        f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(cast("Any", settings))
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Secret):
+        return "***" if value else ""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    return str(value) if isinstance(value, Path) else value

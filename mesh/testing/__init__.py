@@ -1,0 +1,1 @@
+"""Doubles that ship with Plexus: clock, model upstream, mesh in one process."""

@@ -1,0 +1,1 @@
+"""The components of the mesh; none of them imports another."""
