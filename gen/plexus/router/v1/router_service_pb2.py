@@ -27,7 +27,7 @@ from plexus.common.v1 import model_pb2 as plexus_dot_common_dot_v1_dot_model__pb
 from plexus.common.v1 import scope_pb2 as plexus_dot_common_dot_v1_dot_scope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%plexus/router/v1/router_service.proto\x12\x10plexus.router.v1\x1a\x1cplexus/common/v1/error.proto\x1a\x1cplexus/common/v1/model.proto\x1a\x1cplexus/common/v1/scope.proto\"~\n\x0fGenerateRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x91\x02\n\x10GenerateResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.plexus.router.v1.AttemptH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x04 \x01(\x0b\x32\x1f.plexus.router.v1.ToolCallDeltaH\x00\x12(\n\x05reset\x18\x05 \x01(\x0b\x32\x17.plexus.router.v1.ResetH\x00\x12.\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1a.plexus.router.v1.FinishedH\x00\x12\x11\n\x07refusal\x18\x07 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\xe4\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x19.plexus.common.v1.Failure\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x01\x12\x1e\n\x16\x65stimated_input_tokens\x18\x08 \x01(\x03\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.plexus.common.v1.Usage\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"\x14\n\x05Reset\x12\x0b\n\x03why\x18\x01 \x01(\t\"\xca\x01\n\x08\x46inished\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x35\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1e.plexus.common.v1.FinishReason\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.plexus.common.v1.Usage\x12\x12\n\ndeployment\x18\x06 \x01(\t\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\"T\n\x0c\x45mbedRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\x85\x01\n\rEmbedResponse\x12)\n\x07vectors\x18\x01 \x03(\x0b\x32\x18.plexus.router.v1.Vector\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.plexus.common.v1.Usage\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"m\n\x12\x43ountTokensRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\";\n\x11ListModelsRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\"=\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.plexus.router.v1.Model\"\\\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65ployments\x18\x02 \x03(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12\x1d\n\x15\x63ontext_window_tokens\x18\x04 \x01(\x03\"n\n\x13\x45xplainRouteRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\"G\n\x14\x45xplainRouteResponse\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.plexus.router.v1.Candidate\"U\n\tCandidate\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x15\n\rbreaker_state\x18\x04 \x01(\t2\xc2\x03\n\rRouterService\x12S\n\x08Generate\x12!.plexus.router.v1.GenerateRequest\x1a\".plexus.router.v1.GenerateResponse0\x01\x12H\n\x05\x45mbed\x12\x1e.plexus.router.v1.EmbedRequest\x1a\x1f.plexus.router.v1.EmbedResponse\x12Z\n\x0b\x43ountTokens\x12$.plexus.router.v1.CountTokensRequest\x1a%.plexus.router.v1.CountTokensResponse\x12W\n\nListModels\x12#.plexus.router.v1.ListModelsRequest\x1a$.plexus.router.v1.ListModelsResponse\x12]\n\x0c\x45xplainRoute\x12%.plexus.router.v1.ExplainRouteRequest\x1a&.plexus.router.v1.ExplainRouteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%plexus/router/v1/router_service.proto\x12\x10plexus.router.v1\x1a\x1cplexus/common/v1/error.proto\x1a\x1cplexus/common/v1/model.proto\x1a\x1cplexus/common/v1/scope.proto\"~\n\x0fGenerateRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x91\x02\n\x10GenerateResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.plexus.router.v1.AttemptH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x04 \x01(\x0b\x32\x1f.plexus.router.v1.ToolCallDeltaH\x00\x12(\n\x05reset\x18\x05 \x01(\x0b\x32\x17.plexus.router.v1.ResetH\x00\x12.\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1a.plexus.router.v1.FinishedH\x00\x12\x11\n\x07refusal\x18\x07 \x01(\tH\x00\x42\x07\n\x05\x65vent\"\xe4\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x19.plexus.common.v1.Failure\x12\x13\n\x0b\x64uration_ms\x18\x07 \x01(\x01\x12\x1e\n\x16\x65stimated_input_tokens\x18\x08 \x01(\x03\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.plexus.common.v1.Usage\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"\x14\n\x05Reset\x12\x0b\n\x03why\x18\x01 \x01(\t\"\xca\x01\n\x08\x46inished\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x35\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1e.plexus.common.v1.FinishReason\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.plexus.common.v1.Usage\x12\x12\n\ndeployment\x18\x06 \x01(\t\x12\x1e\n\x16time_to_first_token_ms\x18\x07 \x01(\x01\"T\n\x0c\x45mbedRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\x97\x01\n\rEmbedResponse\x12)\n\x07vectors\x18\x01 \x03(\x0b\x32\x18.plexus.router.v1.Vector\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.plexus.common.v1.Usage\x12\x10\n\x08provider\x18\x05 \x01(\t\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"m\n\x12\x43ountTokensRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\";\n\x11ListModelsRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\"=\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.plexus.router.v1.Model\"\\\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65ployments\x18\x02 \x03(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12\x1d\n\x15\x63ontext_window_tokens\x18\x04 \x01(\x03\"n\n\x13\x45xplainRouteRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.plexus.common.v1.ModelRequest\"G\n\x14\x45xplainRouteResponse\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.plexus.router.v1.Candidate\"U\n\tCandidate\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x15\n\rbreaker_state\x18\x04 \x01(\t2\xc2\x03\n\rRouterService\x12S\n\x08Generate\x12!.plexus.router.v1.GenerateRequest\x1a\".plexus.router.v1.GenerateResponse0\x01\x12H\n\x05\x45mbed\x12\x1e.plexus.router.v1.EmbedRequest\x1a\x1f.plexus.router.v1.EmbedResponse\x12Z\n\x0b\x43ountTokens\x12$.plexus.router.v1.CountTokensRequest\x1a%.plexus.router.v1.CountTokensResponse\x12W\n\nListModels\x12#.plexus.router.v1.ListModelsRequest\x1a$.plexus.router.v1.ListModelsResponse\x12]\n\x0c\x45xplainRoute\x12%.plexus.router.v1.ExplainRouteRequest\x1a&.plexus.router.v1.ExplainRouteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,25 +49,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST']._serialized_start=1093
   _globals['_EMBEDREQUEST']._serialized_end=1177
   _globals['_EMBEDRESPONSE']._serialized_start=1180
-  _globals['_EMBEDRESPONSE']._serialized_end=1313
-  _globals['_VECTOR']._serialized_start=1315
-  _globals['_VECTOR']._serialized_end=1339
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1341
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1450
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1452
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1514
-  _globals['_LISTMODELSREQUEST']._serialized_start=1516
-  _globals['_LISTMODELSREQUEST']._serialized_end=1575
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1577
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1638
-  _globals['_MODEL']._serialized_start=1640
-  _globals['_MODEL']._serialized_end=1732
-  _globals['_EXPLAINROUTEREQUEST']._serialized_start=1734
-  _globals['_EXPLAINROUTEREQUEST']._serialized_end=1844
-  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1846
-  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1917
-  _globals['_CANDIDATE']._serialized_start=1919
-  _globals['_CANDIDATE']._serialized_end=2004
-  _globals['_ROUTERSERVICE']._serialized_start=2007
-  _globals['_ROUTERSERVICE']._serialized_end=2457
+  _globals['_EMBEDRESPONSE']._serialized_end=1331
+  _globals['_VECTOR']._serialized_start=1333
+  _globals['_VECTOR']._serialized_end=1357
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1359
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1468
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1470
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1532
+  _globals['_LISTMODELSREQUEST']._serialized_start=1534
+  _globals['_LISTMODELSREQUEST']._serialized_end=1593
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1595
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1656
+  _globals['_MODEL']._serialized_start=1658
+  _globals['_MODEL']._serialized_end=1750
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=1752
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=1862
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1864
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1935
+  _globals['_CANDIDATE']._serialized_start=1937
+  _globals['_CANDIDATE']._serialized_end=2022
+  _globals['_ROUTERSERVICE']._serialized_start=2025
+  _globals['_ROUTERSERVICE']._serialized_end=2475
 # @@protoc_insertion_point(module_scope)

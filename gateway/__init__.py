@@ -1,0 +1,1 @@
+"""The gateway: one pipeline over memory, cache, router and metrics, and its edges."""

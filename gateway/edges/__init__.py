@@ -1,0 +1,1 @@
+"""How the outside reaches the pipeline: gRPC and HTTP dialects, each a translation."""

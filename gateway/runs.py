@@ -1,0 +1,233 @@
+"""Runs: the event log of each turn, who reads it, and how long it is kept.
+
+A run writes its events to a log and never waits for a reader; readers follow the log at their
+own pace, from any position. So a slow reader costs at most one answer's bytes, delays nobody,
+and does not hold the provider's connection; a dropped reader can come back with its token.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway.settings import GatewaySettings
+from mesh.clock import Clock
+from mesh.errors import InvalidArgument, Reason, ResourceExhausted
+from plexus.gateway.v1 import gateway_service_pb2 as pb
+
+_EVENT_OVERHEAD_BYTES = 200
+"""What one event costs in memory beyond its text, roughly."""
+
+
+class Run:
+    """One turn's events. Owned by `RunRegistry`."""
+
+    def __init__(self, run_id: str, tenant: str, *, resume_window_s: float) -> None:
+        self.id = run_id
+        self.tenant = tenant
+        self.booking_id = secrets.token_hex(16)
+        """The ledger's event id: new for each execution, while `id` may follow from a key."""
+        self.resume_token = f"{run_id}.{secrets.token_urlsafe(12)}"
+        self.resume_window_s = resume_window_s
+        self.key: tuple[str, str] | None = None
+        self.fingerprint = b""
+        self.size_bytes = 0
+        self.ended = False
+        self.task: asyncio.Task[None] | None = None
+        self.reader_count = 0
+        self._events: list[pb.ChatResponse] = []
+        self._waiters: set[asyncio.Event] = set()
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the last event; 0 before the first."""
+        return len(self._events)
+
+    def append(self, event: pb.ChatResponse) -> None:
+        """Add an event; it gets the next sequence number. Nothing follows a terminal event."""
+        if self.ended:
+            return
+        event.sequence = len(self._events) + 1
+        self._events.append(event)
+        self.size_bytes += _EVENT_OVERHEAD_BYTES + len(event.text) + len(event.reasoning)
+        self.ended = event.WhichOneof("event") in ("completed", "failed")
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[pb.ChatResponse]:
+        """Yield the events after sequence number `after`, then new ones, to the terminal one."""
+        position = after
+        grown = asyncio.Event()
+        self._waiters.add(grown)
+        try:
+            while True:
+                while position < len(self._events):
+                    position += 1
+                    yield self._events[position - 1]
+                if self.ended:
+                    return
+                grown.clear()
+                await grown.wait()
+        finally:
+            self._waiters.discard(grown)
+
+    def cancel(self) -> bool:
+        """Cancel the run if it is still going; it settles before it ends."""
+        if self.task is None or self.ended:
+            return False
+        return self.task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """A snapshot."""
+
+    live: int
+    retained: int
+    retained_bytes: int
+
+
+class RunRegistry:
+    """Finds runs by token and key, owns their tasks, and forgets them in time."""
+
+    def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._runs: dict[str, Run] = {}
+        self._by_key: dict[tuple[str, str], Run] = {}
+        self._ended: OrderedDict[str, tuple[float, Run]] = OrderedDict()
+        self._ended_bytes = 0
+        self._live = 0
+        self._timers: set[asyncio.Task[None]] = set()
+
+    def statistics(self) -> RunStatistics:
+        """Return current counts."""
+        return RunStatistics(self._live, len(self._ended), self._ended_bytes)
+
+    def start(
+        self,
+        tenant: str,
+        turn: pb.Turn,
+        execute: Callable[[Run], Awaitable[None]],
+    ) -> Run:
+        """Start a run, or return the one that the turn's idempotency key names.
+
+        Raises InvalidArgument(IDEMPOTENCY_KEY_REUSED) for a key with another turn, and
+        ResourceExhausted when as many runs are live as may be.
+        """
+        self._forget_expired()
+        if turn.idempotency_key:
+            known = self._by_key.get((tenant, turn.idempotency_key))
+            if known is not None:
+                return self._same(known, turn)
+        if self._live >= self._settings.max_live_runs:
+            raise ResourceExhausted(
+                "too many turns in progress; try again shortly",
+                reason=Reason.OVERLOADED,
+                retry_after_s=1.0,
+            )
+        run = self._new(tenant, turn)
+        self._live += 1
+        run.task = asyncio.get_running_loop().create_task(self._own(run, execute))
+        return run
+
+    def find(self, tenant: str, resume_token: str) -> Run:
+        """Return the run of a resume token; raise InvalidArgument(INVALID_RESUME_TOKEN)."""
+        self._forget_expired()
+        run = self._runs.get(resume_token.partition(".")[0])
+        if run is None or run.tenant != tenant:
+            raise _invalid_token()
+        if not secrets.compare_digest(run.resume_token.encode(), resume_token.encode()):
+            raise _invalid_token()
+        return run
+
+    def attach(self, run: Run) -> None:
+        """Count a reader in."""
+        run.reader_count += 1
+
+    def detach(self, run: Run) -> None:
+        """Count a reader out; a run that nobody reads is cancelled after its resume window."""
+        run.reader_count -= 1
+        if run.reader_count or run.ended:
+            return
+        if run.resume_window_s <= 0:
+            run.cancel()
+            return
+        timer = asyncio.get_running_loop().create_task(self._cancel_unread(run))
+        self._timers.add(timer)
+        timer.add_done_callback(self._timers.discard)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has settled."""
+        tasks = [*self._timers, *(run.task for run in self._runs.values() if run.task)]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _own(self, run: Run, execute: Callable[[Run], Awaitable[None]]) -> None:
+        try:
+            await execute(run)
+        finally:
+            self._live -= 1
+            self._retain(run)
+
+    async def _cancel_unread(self, run: Run) -> None:
+        await self._clock.sleep(run.resume_window_s)
+        if not run.reader_count:
+            run.cancel()
+
+    def _new(self, tenant: str, turn: pb.Turn) -> Run:
+        key = turn.idempotency_key
+        # The id follows from the key, so that a repeat after a restart books and remembers once.
+        run_id = _id_of(tenant, key) if key else secrets.token_hex(16)
+        window_s = min(turn.resume_window_ms, self._settings.max_resume_window_ms) / 1000
+        run = Run(run_id, tenant, resume_window_s=window_s)
+        self._runs[run_id] = run
+        if key:
+            run.key = (tenant, key)
+            run.fingerprint = _fingerprint(turn)
+            self._by_key[run.key] = run
+        return run
+
+    def _same(self, run: Run, turn: pb.Turn) -> Run:
+        if run.fingerprint != _fingerprint(turn):
+            raise InvalidArgument(
+                "idempotency_key: used before with another turn",
+                reason=Reason.IDEMPOTENCY_KEY_REUSED,
+            )
+        return run
+
+    def _retain(self, run: Run) -> None:
+        until_s = self._clock.monotonic_s() + self._settings.retention_s
+        self._ended[run.id] = (until_s, run)
+        self._ended_bytes += run.size_bytes
+        self._forget_expired()
+
+    def _forget_expired(self) -> None:
+        now_s = self._clock.monotonic_s()
+        while self._ended:
+            run_id, (until_s, run) = next(iter(self._ended.items()))
+            if until_s > now_s and self._ended_bytes <= self._settings.retention_bytes:
+                return
+            del self._ended[run_id]
+            self._ended_bytes -= run.size_bytes
+            self._runs.pop(run_id, None)
+            if run.key is not None:
+                self._by_key.pop(run.key, None)
+
+
+def _id_of(tenant: str, key: str) -> str:
+    return hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=16).hexdigest()
+
+
+def _fingerprint(turn: pb.Turn) -> bytes:
+    return hashlib.blake2b(turn.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _invalid_token() -> InvalidArgument:
+    return InvalidArgument(
+        "resume_token: unknown or expired; start the turn again", reason=Reason.INVALID_RESUME_TOKEN
+    )
