@@ -9,12 +9,20 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.settings import GatewaySettings
 from mesh.clock import Clock
-from mesh.errors import InvalidArgument, Reason, ResourceExhausted
+from mesh.errors import (
+    Cancelled,
+    Internal,
+    InvalidArgument,
+    Reason,
+    ResourceExhausted,
+    to_failure,
+)
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 
 _EVENT_OVERHEAD_BYTES = 200
@@ -110,7 +118,7 @@ class RunRegistry:
         self,
         tenant: str,
         turn: pb.Turn,
-        execute: Callable[[Run], Awaitable[None]],
+        execute: Callable[[Run], Coroutine[Any, Any, None]],
     ) -> Run:
         """Start a run, or return the one that the turn's idempotency key names.
 
@@ -130,7 +138,8 @@ class RunRegistry:
             )
         run = self._new(tenant, turn)
         self._live += 1
-        run.task = asyncio.get_running_loop().create_task(self._own(run, execute))
+        run.task = asyncio.ensure_future(execute(run))
+        run.task.add_done_callback(lambda task: self._end(run, task))
         return run
 
     def find(self, tenant: str, resume_token: str) -> Run:
@@ -167,12 +176,13 @@ class RunRegistry:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _own(self, run: Run, execute: Callable[[Run], Awaitable[None]]) -> None:
-        try:
-            await execute(run)
-        finally:
-            self._live -= 1
-            self._retain(run)
+    def _end(self, run: Run, task: "asyncio.Task[None]") -> None:
+        if not run.ended:
+            # Cancelled before its first step, or a fault: readers must not wait for ever.
+            error = Cancelled("the turn was cancelled") if task.cancelled() else Internal("a fault")
+            run.append(pb.ChatResponse(failed=to_failure(error)))
+        self._live -= 1
+        self._retain(run)
 
     async def _cancel_unread(self, run: Run) -> None:
         await self._clock.sleep(run.resume_window_s)

@@ -128,6 +128,11 @@ class ComponentServer:
         await self.health.set_ready(False)
         if self._wire is not None:
             await self._clock.sleep(self._settings.drain_hold_s)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """The second half of a drain: no new calls, let running ones end, close the component."""
+        if self._wire is not None:
             await self._wire.stop(self._settings.drain_grace_s)
             self._wire = None
         await self.channel.close(self._settings.drain_grace_s)

@@ -1,0 +1,101 @@
+"""Hosts components in one process and connects each to the others, wherever they are.
+
+Placement is data: a component is either hosted here, and reached in process, or at an address, and
+reached over the wire. Nothing else in Plexus knows the topology.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import grpc.aio
+
+from mesh.channel import connect
+from mesh.clock import SYSTEM_CLOCK, Clock
+from mesh.component import Component
+from mesh.logs import Log
+from mesh.server import ComponentServer
+from mesh.settings import MeshSettings
+
+DEFAULT_PORTS: Mapping[str, int] = {
+    "gateway": 50050,
+    "memory": 50051,
+    "router": 50052,
+    "cache": 50053,
+    "metrics": 50054,
+}
+LOCAL = "local"
+
+log = Log("host")
+
+
+class Host:
+    """The components of one process. Add all, then `start`, and `drain` at the end."""
+
+    def __init__(self, settings: MeshSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._servers: dict[str, ComponentServer] = {}
+        self._remote: dict[str, grpc.aio.Channel] = {}
+        self._listening = False
+
+    def add(self, component: Component) -> ComponentServer:
+        """Host a component here. Those it calls while starting must be added before it."""
+        server = ComponentServer(component, self.settings, clock=self._clock)
+        self._servers[component.name] = server
+        return server
+
+    def server(self, component: str) -> ComponentServer:
+        """Return the server of a component hosted here."""
+        return self._servers[component]
+
+    def channel_to(self, component: str) -> grpc.aio.Channel:
+        """Return a channel to a component: in process when hosted here, else over the wire."""
+        hosted = self._servers.get(component)
+        if hosted is not None:
+            return hosted.channel
+        if component not in self._remote:
+            self._remote[component] = connect(
+                self._address_of(component),
+                max_message_bytes=self.settings.max_message_bytes,
+                mesh_token=self.settings.mesh_token,
+            )
+        return self._remote[component]
+
+    async def start(self) -> None:
+        """Start the components in the order they were added; stop those started if one fails."""
+        try:
+            for server in self._servers.values():
+                await server.start()
+        except BaseException:
+            await self.drain()
+            raise
+
+    async def listen(self, ports: Mapping[str, int]) -> dict[str, str]:
+        """Serve every hosted component over TCP and return the addresses by name."""
+        bound: dict[str, str] = {}
+        for name, server in self._servers.items():
+            port = await server.listen(ports.get(name, DEFAULT_PORTS[name]))
+            bound[name] = f"{self.settings.host}:{port}"
+            self._listening = True
+        return bound
+
+    async def drain(self) -> None:
+        """Drain the components in reverse order: callers before those they call.
+
+        The gateway's streams finish first, while what they need still serves. Readiness of all
+        falls at once.
+        """
+        await asyncio.gather(*(s.health.set_ready(False) for s in self._servers.values()))
+        if self._listening:
+            await self._clock.sleep(self.settings.drain_hold_s)
+        for server in reversed(self._servers.values()):
+            await server.finish()
+        for channel in self._remote.values():
+            await channel.close()
+        self._remote.clear()
+
+    def _address_of(self, component: str) -> str:
+        placed = self.settings.placement.get(component, "")
+        if placed and placed != LOCAL:
+            return placed
+        return f"127.0.0.1:{DEFAULT_PORTS[component]}"
