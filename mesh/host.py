@@ -6,6 +6,7 @@ reached over the wire. Nothing else in Plexus knows the topology.
 
 import asyncio
 from collections.abc import Mapping
+from typing import Protocol
 
 import grpc.aio
 
@@ -28,6 +29,14 @@ LOCAL = "local"
 log = Log("host")
 
 
+class Edge(Protocol):
+    """A server beside gRPC, such as the HTTP edge."""
+
+    async def close(self, grace_s: float, /) -> None:
+        """Take nothing new, let what runs end within `grace_s`, then stop."""
+        ...
+
+
 class Host:
     """The components of one process. Add all, then `start`, and `drain` at the end."""
 
@@ -36,6 +45,8 @@ class Host:
         self._clock = clock
         self._servers: dict[str, ComponentServer] = {}
         self._remote: dict[str, grpc.aio.Channel] = {}
+        self._edges: list[Edge] = []
+        self._draining = False
         self._listening = False
 
     def add(self, component: Component) -> ComponentServer:
@@ -61,6 +72,15 @@ class Host:
             )
         return self._remote[component]
 
+    def add_edge(self, edge: Edge) -> None:
+        """Drain `edge`, another way in to a component hosted here, before the components."""
+        self._edges.append(edge)
+
+    def readiness(self) -> bool:
+        """Whether every component hosted here takes traffic."""
+        servers = self._servers.values()
+        return not self._draining and all(s.component.readiness() for s in servers)
+
     async def start(self) -> None:
         """Start the components in the order they were added; stop those started if one fails."""
         try:
@@ -85,9 +105,12 @@ class Host:
         The gateway's streams finish first, while what they need still serves. Readiness of all
         falls at once.
         """
+        self._draining = True
         await asyncio.gather(*(s.health.set_ready(False) for s in self._servers.values()))
         if self._listening:
             await self._clock.sleep(self.settings.drain_hold_s)
+        for edge in reversed(self._edges):
+            await edge.close(self.settings.drain_grace_s)
         for server in reversed(self._servers.values()):
             await server.finish()
         for channel in self._remote.values():

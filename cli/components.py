@@ -1,0 +1,135 @@
+"""Makes each component from its settings; the only place that knows them all."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import grpc.aio
+from services.metrics.settings import MetricsSettings
+
+from gateway.build import Gateway
+from gateway.settings import GatewaySettings
+from mesh.clock import SYSTEM_CLOCK
+from mesh.component import Component, Hosted
+from mesh.settings import MeshSettings, load, read_file
+from plexus.cache.v1 import cache_service_pb2_grpc
+from plexus.memory.v1 import memory_service_pb2_grpc
+from plexus.metrics.v1 import metrics_service_pb2_grpc
+from plexus.router.v1 import router_service_pb2_grpc
+from services.cache.settings import CacheSettings
+from services.memory.settings import MemorySettings
+from services.router.settings import RouterSettings
+
+T = TypeVar("T")
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+"""Where a component that runs alone looks for Redis when nothing else is said."""
+
+NAMES = ("router", "cache", "metrics", "memory", "gateway")
+"""In the order in which they start: each after those it calls."""
+
+SETTINGS_CLASSES: Mapping[str, type] = {
+    "mesh": MeshSettings,
+    "memory": MemorySettings,
+    "router": RouterSettings,
+    "cache": CacheSettings,
+    "metrics": MetricsSettings,
+    "gateway": GatewaySettings,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What components are made from: where settings come from and where data goes."""
+
+    mesh: MeshSettings
+    file: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    redis_url: str = DEFAULT_REDIS_URL
+    """The Redis of components whose settings name none."""
+    discover_providers: bool = False
+    """Look for keys and local model servers when no providers are configured."""
+
+
+class Maker:
+    """Makes components for one process. `lines` says what was found on the way."""
+
+    def __init__(
+        self, environment: Environment, channel_to: Callable[[str], grpc.aio.Channel]
+    ) -> None:
+        self._environment = environment
+        self._channel_to = channel_to
+        self.provider_lines: list[str] = []
+
+    async def make(self, name: str) -> Component:
+        """Return the component, not started; raises FailedPrecondition for wrong settings."""
+        makers = {
+            "router": self._router,
+            "cache": self._cache,
+            "metrics": self._metrics,
+            "memory": self._memory,
+            "gateway": self._gateway,
+        }
+        return await makers[name]()
+
+    async def _router(self) -> Component:
+        from services.router.build import build
+        from services.router.discovery import discover
+
+        environment = self._environment
+        data_dir = environment.mesh.data_dir
+        settings = replace(self._load(RouterSettings, "router"), data_dir=data_dir)
+        if environment.discover_providers and not self._has_providers():
+            discovery = await discover(environment.environ, base=settings)
+            settings = discovery.settings
+            self.provider_lines = list(discovery.lines)
+        else:
+            groups = settings.groups.items()
+            self.provider_lines = [f"{name}: {', '.join(chain)}" for name, chain in groups]
+        built = await build(settings, clock=SYSTEM_CLOCK, environ=environment.environ)
+        return Hosted("router", built, router_service_pb2_grpc.add_RouterServiceServicer_to_server)
+
+    async def _cache(self) -> Component:
+        from services.cache.build import build
+
+        settings = self._load(CacheSettings, "cache")
+        built = await build(settings, redis_url=self._environment.redis_url, clock=SYSTEM_CLOCK)
+        return Hosted("cache", built, cache_service_pb2_grpc.add_CacheServiceServicer_to_server)
+
+    async def _metrics(self) -> Component:
+        from services.metrics.build import build
+
+        settings = self._load(MetricsSettings, "metrics")
+        built = await build(settings, redis_url=self._environment.redis_url, clock=SYSTEM_CLOCK)
+        return Hosted(
+            "metrics", built, metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
+        )
+
+    async def _memory(self) -> Component:
+        from services.memory.build import build
+
+        settings = self._load(MemorySettings, "memory")
+        settings = replace(settings, data_dir=self._environment.mesh.data_dir / "memory")
+        built = await build(settings, clock=SYSTEM_CLOCK, router=self._channel_to("router"))
+        return Hosted("memory", built, memory_service_pb2_grpc.add_MemoryServiceServicer_to_server)
+
+    async def _gateway(self) -> Component:
+        return Gateway(
+            self._load(GatewaySettings, "gateway"),
+            data_dir=self._environment.mesh.data_dir,
+            channel_to=self._channel_to,
+            clock=SYSTEM_CLOCK,
+        )
+
+    def _has_providers(self) -> bool:
+        section = read_file(self._environment.file).get("router")
+        in_file = isinstance(section, dict) and ("providers" in section or "groups" in section)
+        return in_file or any(
+            f"PLEXUS_ROUTER_{name}" in self._environment.environ for name in ("PROVIDERS", "GROUPS")
+        )
+
+    def _load(self, cls: type[T], component: str) -> T:
+        environment = self._environment
+        return load(cls, component, file=environment.file, environ=environment.environ)

@@ -1,0 +1,112 @@
+"""`plexus up` and `plexus serve`: run the mesh, or one component, until a signal."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import orjson
+
+from cli.banner import render_banner
+from cli.components import Environment, Maker
+from cli.embedded import EmbeddedMesh, embedded_mesh, http_edge, port_of
+from mesh.admin import AdminServer
+from mesh.host import Host
+from mesh.logs import configure
+from mesh.server import port_taken, until_signal
+from mesh.settings import MeshSettings, load
+
+
+def up(*, file: Path | None = None, as_json: bool = False) -> None:
+    """Run the embedded mesh until Ctrl-C or SIGTERM, then drain it."""
+    run(_up(file, as_json))
+
+
+def serve(component: str, *, file: Path | None = None, as_json: bool = False) -> None:
+    """Run one component until Ctrl-C or SIGTERM, then drain it."""
+    run(_serve(component, file, as_json))
+
+
+def run(main: "asyncio.Future[None] | object") -> None:
+    """Run on uvloop where there is one: 10 to 20 % more calls a second."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)  # pyright: ignore[reportArgumentType]
+    else:
+        uvloop.run(main)  # pyright: ignore[reportArgumentType]
+
+
+async def _up(file: Path | None, as_json: bool) -> None:
+    started_s = time.perf_counter()
+    settings = load(MeshSettings, "mesh", file=file)
+    configure(settings.log_level)
+    async with embedded_mesh(file=file) as mesh:
+        took_s = time.perf_counter() - started_s
+        _announce(mesh, took_s, as_json)
+        await until_signal()
+        _say("draining: running streams finish, nothing new is taken …", as_json)
+    _say("stopped; the data is kept for the next start", as_json)
+
+
+def _announce(mesh: EmbeddedMesh, took_s: float, as_json: bool) -> None:
+    if as_json:
+        _emit({"event": "ready", "addresses": mesh.addresses, "http_url": mesh.http_url})
+        return
+    render_banner(mesh.addresses, mesh.http_url, mesh.data_dir, mesh.provider_lines, ready_s=took_s)
+
+
+async def _serve(component: str, file: Path | None, as_json: bool) -> None:
+    mesh = load(MeshSettings, "mesh", file=file)
+    configure(mesh.log_level)
+    environment = Environment(mesh=mesh, file=file, discover_providers=component == "router")
+    host = Host(mesh)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(host.drain)
+        maker = Maker(environment, host.channel_to)
+        host.add(await maker.make(component))
+        await host.start()
+        addresses = await host.listen({component: port_of(component, os.environ)})
+        extra = await _listen_http(component, host, environment, stack)
+        ready = {"event": "ready", "addresses": addresses, **extra}
+        if as_json:
+            _emit(ready)
+        else:
+            _say(f"{component} is ready: gRPC {addresses[component]}", as_json)
+            for name, url in extra.items():
+                _say(f"  {name.removesuffix('_url')}: {url}", as_json)
+        await until_signal()
+        _say("draining …", as_json)
+
+
+async def _listen_http(
+    component: str, host: Host, environment: Environment, stack: AsyncExitStack
+) -> Mapping[str, str]:
+    """Serve the gateway's HTTP edge, or another component's admin port."""
+    mesh = environment.mesh
+    if component == "gateway":
+        edge = http_edge(host, environment)
+        port = await edge.start()
+        host.add_edge(edge)
+        return {"http_url": f"http://{mesh.host}:{port}"}
+    admin = AdminServer(host.readiness)
+    try:
+        port = await admin.listen(mesh.host, mesh.admin_port)
+    except OSError as error:
+        raise port_taken("admin", mesh.host, mesh.admin_port) from error
+    stack.push_async_callback(admin.close)
+    return {"admin_url": f"http://{mesh.host}:{port}"}
+
+
+def _emit(event: Mapping[str, object]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(event) + b"\n")
+    sys.stdout.flush()
+
+
+def _say(line: str, as_json: bool) -> None:
+    if not as_json:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
