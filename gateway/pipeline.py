@@ -36,7 +36,7 @@ from plexus.common.v1 import model_pb2
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 from plexus.metrics.v1 import metrics_service_pb2 as metrics_pb
 
-DEADLINE_MARGIN_S = 0.05
+DEADLINE_MARGIN_S = 0.1
 """A run ends this long before its caller's deadline, so that `failed` still reaches the caller."""
 SETTLE_TIMEOUT_S = 5.0
 """What is left for booking after a run was cut short; its caller no longer waits."""
@@ -131,6 +131,9 @@ class Pipeline:
         cancelled = isinstance(error, Cancelled)
         outcome = metrics_pb.OUTCOME_CANCELLED if cancelled else metrics_pb.OUTCOME_FAILED
         work.coalescer.flush()
+        if isinstance(error, DeadlineExceeded):
+            # The caller is about to give up: it hears of the failure first, and gets no bill.
+            work.run.append(pb.ChatResponse(failed=to_failure(error)))
         try:
             with outgoing_call(identity, timeout_s=SETTLE_TIMEOUT_S, request_id=work.run.id):
                 await cache.release(work, self._clients, self._settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.e2e.calls import embedder_ready
 from tests.e2e.processes import Mesh, start_distributed, start_embedded
 
 TOPOLOGIES = {"embedded": start_embedded, "distributed": start_distributed}
@@ -30,6 +31,7 @@ def topology(request: pytest.FixtureRequest) -> str:
 async def mesh(topology: str, short_tmp: Path) -> AsyncGenerator[Mesh]:
     """A mesh with the offline model, shared by the session; tests keep to tenants of their own."""
     running = await TOPOLOGIES[topology](short_tmp / f"shared-{topology}", {})
+    await embedder_ready(running)
     yield running
     await running.stop()
 

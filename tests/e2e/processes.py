@@ -40,13 +40,18 @@ class Process:
         if self.child.returncode is None:
             self.child.send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            return await self.child.wait()
+            return await self._gone()
 
     async def kill(self) -> None:
         """SIGKILL and wait."""
         if self.child.returncode is None:
             self.child.kill()
-        await self.child.wait()
+        await self._gone()
+
+    async def _gone(self) -> int:
+        """Return the exit code once it and what inherited its standard output are gone."""
+        await self.child.communicate()
+        return self.child.returncode or 0
 
 
 async def launch(arguments: list[str], environ: Mapping[str, str], log: Path) -> Process:
@@ -72,7 +77,7 @@ async def launch(arguments: list[str], environ: Mapping[str, str], log: Path) ->
         if child.returncode is None:
             child.kill()
         await child.wait()
-        raise NotStarted(log.read_text()[-4000:])
+        raise NotStarted(log.read_text()[-4000:])  # noqa: ASYNC240 -- the test is over
     return Process(child, cast("dict[str, Any]", orjson.loads(line)), log)
 
 

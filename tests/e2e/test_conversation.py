@@ -1,7 +1,5 @@
 """A conversation over gRPC: streamed, recalled, cached, routed, remembered and accounted."""
 
-import uuid
-
 import grpc.aio
 import pytest
 
@@ -14,39 +12,10 @@ from plexus.memory.v1 import memory_service_pb2 as memory_pb
 from plexus.memory.v1 import memory_service_pb2_grpc
 from plexus.metrics.v1 import metrics_service_pb2 as metrics_pb
 from plexus.metrics.v1 import metrics_service_pb2_grpc
+from tests.e2e.calls import TIMEOUT_S, chat, fresh, only, text_of, turn
 from tests.e2e.processes import Mesh
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-TIMEOUT_S = 20.0
-
-
-def turn(text: str, *, conversation: str = "", user: str = "", **fields: object) -> pb.ChatRequest:
-    message = message_pb2.Message(role=message_pb2.ROLE_USER, parts=[message_pb2.Part(text=text)])
-    started = pb.Turn(
-        scope=scope_pb2.Scope(conversation_id=conversation, user_id=user),
-        request=model_pb2.ModelRequest(messages=[message]),
-    )
-    for name, value in fields.items():
-        setattr(started, name, value)
-    return pb.ChatRequest(turn=started)
-
-
-async def chat(mesh: Mesh, request: pb.ChatRequest) -> list[pb.ChatResponse]:
-    stub = gateway_service_pb2_grpc.GatewayServiceStub(mesh.channel())
-    return [event async for event in stub.Chat(request, timeout=TIMEOUT_S)]
-
-
-def text_of(events: list[pb.ChatResponse]) -> str:
-    return "".join(event.text for event in events)
-
-
-def only(events: list[pb.ChatResponse], kind: str) -> list[pb.ChatResponse]:
-    return [event for event in events if event.WhichOneof("event") == kind]
-
-
-def fresh(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
 async def test_events_are_gapless_and_end_with_exactly_one_terminal_event(mesh: Mesh) -> None:
