@@ -21,18 +21,26 @@ Status code and `google.rpc.ErrorInfo` are made here and nowhere else; the HTTP
 status is made at the edge (`gateway.edges`), from the same class and reason.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from plexus.common.v1 import error_pb2
 
 DOMAIN = "plexus"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+# A status travels twice in the trailers, once with three bytes for each that is not ASCII, and
+# clients refuse trailers beyond 8 KiB: instead of the error they would see RESOURCE_EXHAUSTED.
+MAX_MESSAGE_BYTES = 768
+MAX_FIELD_BYTES = 64
+MAX_WHY_BYTES = 160
+MAX_DETAILS = 8
 
 
 class Reason(StrEnum):
@@ -49,6 +57,7 @@ class Reason(StrEnum):
     UNKNOWN_TENANT = "UNKNOWN_TENANT"
     TENANT_MISMATCH = "TENANT_MISMATCH"
     TENANT_REQUIRED = "TENANT_REQUIRED"
+    ORIGIN_NOT_ALLOWED = "ORIGIN_NOT_ALLOWED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
     CONTENT_REFUSED = "CONTENT_REFUSED"
@@ -78,7 +87,11 @@ class Reason(StrEnum):
 
 
 class PlexusError(Exception):
-    """The root of the tree. `message` is for people and holds no prompt text and no secret."""
+    """The root of the tree. `message` is for people and holds no prompt text and no secret.
+
+    Texts longer than their MAX_…_BYTES, and more than MAX_DETAILS entries of metadata or
+    violations, are cut.
+    """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     default_reason: ClassVar[Reason] = Reason.INTERNAL
@@ -92,12 +105,22 @@ class PlexusError(Exception):
         retry_after_s: float | None = None,
         violations: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _cut(message, MAX_MESSAGE_BYTES)
+        super().__init__(self.message)
         self.reason: str = reason or self.default_reason
-        self.metadata = dict(metadata or {})
+        pairs = [] if metadata is None else list(metadata.items())[:MAX_DETAILS]
+        self.metadata = {_cut(k, MAX_FIELD_BYTES): _cut(v, MAX_WHY_BYTES) for k, v in pairs}
         self.retry_after_s = retry_after_s
-        self.violations = tuple(violations)
+        self.violations = tuple(
+            (_cut(field, MAX_FIELD_BYTES), _cut(why, MAX_WHY_BYTES))
+            for field, why in violations[:MAX_DETAILS]
+        )
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) * 4 <= limit or len(text.encode()) <= limit:
+        return text
+    return text.encode()[: limit - 3].decode(errors="ignore") + "…"
 
 
 class InvalidArgument(PlexusError):
@@ -234,7 +257,7 @@ def to_rpc_status(error: PlexusError) -> status_pb2.Status:
     ]
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMicroseconds(int(error.retry_after_s * 1e6))
+        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     if error.violations:
         bad = error_details_pb2.BadRequest()
@@ -245,7 +268,7 @@ def to_rpc_status(error: PlexusError) -> status_pb2.Status:
 
 
 def from_rpc_status(status: status_pb2.Status) -> PlexusError:
-    """Return the error that `to_rpc_status` was given; foreign details are ignored."""
+    """Return the error that `to_rpc_status` was given; another domain's reasons are ignored."""
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     bad = error_details_pb2.BadRequest()
@@ -255,6 +278,8 @@ def from_rpc_status(status: status_pb2.Status) -> PlexusError:
             retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
         elif not detail.Unpack(info):
             detail.Unpack(bad)
+    if info.domain != DOMAIN:
+        info.Clear()
     return _BY_CODE.get(_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN), Internal)(
         status.message,
         reason=info.reason or None,
@@ -266,11 +291,20 @@ def from_rpc_status(status: status_pb2.Status) -> PlexusError:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> PlexusError:
     """Return a failed call's error as one of ours, also when the peer is not Plexus."""
+    status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
-            return from_rpc_status(status_pb2.Status.FromString(value))
-    cls = _BY_CODE.get(error.code(), Internal)
-    return cls(error.details() or error.code().name)
+            try:
+                status.ParseFromString(value)
+            except DecodeError:
+                status.Clear()
+    # What gRPC itself says counts; the details only add to it.
+    status.code = error.code().value[0]
+    status.message = error.details() or error.code().name
+    found = from_rpc_status(status)
+    if not status.details and "message larger than max" in status.message:
+        found.reason = Reason.MESSAGE_TOO_LARGE
+    return found
 
 
 def to_failure(error: PlexusError) -> error_pb2.Failure:
@@ -279,7 +313,7 @@ def to_failure(error: PlexusError) -> error_pb2.Failure:
         code=error.code.value[0],
         reason=error.reason,
         message=error.message,
-        retry_after_ms=int((error.retry_after_s or 0) * 1000),
+        retry_after_ms=math.ceil((error.retry_after_s or 0) * 1000),
     )
 
 
@@ -296,9 +330,8 @@ def trailing_metadata(error: PlexusError) -> tuple[tuple[str, str | bytes], ...]
         (STATUS_DETAILS_KEY, to_rpc_status(error).SerializeToString())
     ]
     # A handler that failed has done its own retries: -1 keeps the client's transport from
-    # multiplying them. Transport retries remain for calls that reached no handler.
-    wait_ms = -1 if error.retry_after_s is None else int(error.retry_after_s * 1000)
-    trailers.append(("grpc-retry-pushback-ms", str(wait_ms)))
+    # multiplying them, also when RetryInfo invites the caller to come back later.
+    trailers.append(("grpc-retry-pushback-ms", "-1"))
     return tuple(trailers)
 
 

@@ -21,6 +21,18 @@ RPC_SERVER_DURATION = Histogram(
     buckets=_RPC_BUCKETS_S,
     registry=REGISTRY,
 )
+HTTP_SERVER_DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of HTTP requests served, streams to their end; 499 means the client went away.",
+    ("http_route", "http_response_status_code"),
+    buckets=_RPC_BUCKETS_S,
+    registry=REGISTRY,
+)
+HTTP_CLIENT_RETRIES = Counter(
+    "plexus_http_client_retries_total",
+    "HTTP requests whose client says that it tried before.",
+    registry=REGISTRY,
+)
 CALLS_IN_FLIGHT = Gauge(
     "plexus_calls_in_flight",
     "Calls running, by component; with the queued ones this is the demand to scale on.",
@@ -82,6 +94,18 @@ TIME_TO_FIRST_CHUNK = Histogram(
     "Time from the request to the first piece of a streamed answer.",
     ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model"),
     buckets=_TTFT_BUCKETS_S,
+    registry=REGISTRY,
+)
+COST = Counter(
+    "plexus_cost_usd_total",
+    "US dollars spent on answers with a known price, rounded as floats are; the ledger is exact.",
+    ("gen_ai_provider_name", "gen_ai_response_model"),
+    registry=REGISTRY,
+)
+SAVED = Counter(
+    "plexus_saved_usd_total",
+    "US dollars that cached answers would have cost.",
+    ("gen_ai_provider_name", "gen_ai_response_model"),
     registry=REGISTRY,
 )
 

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.edges.http_errors import error_headers, error_json, error_record, http_status
-from gateway.edges.http_exchange import EXCHANGE, Exchange, json_response
+from gateway.edges.http_exchange import EXCHANGE, Exchange, check_headers, json_response
 from gateway.edges.http_settings import HttpEdgeSettings
 from gateway.edges.openai import OpenAIDialect
 from gateway.edges.origin import OriginPolicy
@@ -209,6 +209,7 @@ class HttpEdge:
 
     def _admit(self, request: web.Request) -> web.Response | None:
         """Check where the request comes from; return the answer to a preflight."""
+        check_headers(request.headers)
         origin = request.headers.get("origin", "")
         self._origins.check(request.headers.get("host", ""), origin)
         if request.method != "OPTIONS" or not origin:

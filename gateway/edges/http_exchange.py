@@ -13,6 +13,7 @@ from gateway.edges.sse import SseStream
 from mesh.call import Identity, outgoing_call, parse_traceparent, set_call
 from mesh.errors import InvalidArgument, Reason
 from mesh.outgoing import TRACEPARENT_KEY
+from mesh.validation import invalid
 
 JSON = "application/json"
 
@@ -28,6 +29,14 @@ class Exchange:
 
 
 EXCHANGE = web.RequestKey("exchange", Exchange)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse headers that are not UTF-8: neither the contract nor a log can hold them."""
+    for name, value in headers.items():
+        # Bytes that are not UTF-8 arrive as surrogates, which nothing else produces.
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise invalid(name.lower(), "is not UTF-8")
 
 
 async def read_object(request: web.Request, settings: HttpEdgeSettings) -> Fields:

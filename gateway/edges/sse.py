@@ -23,7 +23,8 @@ _HEADERS = {
 class SseStream:
     """One response. Records go out whole and in order; a slow client holds its sender up.
 
-    Made by `OpenStreams`. One task sends; heartbeats come from elsewhere, but only in between.
+    Made by `OpenStreams`. One task sends; heartbeats come from elsewhere, but only while nothing
+    waits to be sent.
     """
 
     def __init__(self, request: web.Request, clock: Clock) -> None:
@@ -31,8 +32,9 @@ class SseStream:
         self._clock = clock
         self.response = web.StreamResponse(headers=_HEADERS)
         self.sent_s = clock.monotonic_s()
-        self.is_sending = False
         self.has_ended = False
+        self._unsent_bytes = 0
+        self._moved_s = self.sent_s
 
     @property
     def has_begun(self) -> bool:
@@ -44,25 +46,30 @@ class SseStream:
 
         Raises ConnectionError when the client is gone.
         """
-        self.is_sending = True
         self.sent_s = self._clock.monotonic_s()
         if not self.has_begun:
             await self._begin(headers)
         await self.response.write(records)
-        self.is_sending = False
 
     async def end(self, records: bytes, headers: Mapping[str, str]) -> None:
         """Send the last records; the stream is over then."""
-        self.is_sending = True
-        self.sent_s = self._clock.monotonic_s()
         if not self.has_begun:
             await self._begin(headers)
         await self.response.write_eof(records)
         self.has_ended = True
 
-    async def beat(self) -> None:
-        """Send a comment, which clients skip."""
-        await self.send(HEARTBEAT, {})
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the client to read; the kernel's own buffers are not counted."""
+        transport = self._request.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def has_stalled(self, stall_s: float) -> bool:
+        """Whether what waits has not grown less for `stall_s`, as far as earlier asking shows."""
+        unsent_bytes, now_s = self.unsent_bytes, self._clock.monotonic_s()
+        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._moved_s = unsent_bytes, now_s
+        return now_s - self._moved_s >= stall_s
 
     def cut(self) -> None:
         """Drop the connection without sending what is left; the sender is cancelled by that."""
@@ -116,11 +123,9 @@ class OpenStreams:
             await self._clock.sleep(self._next_due_s() - self._clock.monotonic_s())
             now_s = self._clock.monotonic_s()
             for stream in list(self._streams):
-                silent_s = now_s - stream.sent_s
-                if stream.is_sending:
-                    if silent_s >= self._stall_s:
-                        stream.cut()
-                elif silent_s >= self._heartbeat_s:
+                if stream.has_stalled(self._stall_s):
+                    stream.cut()
+                elif not stream.unsent_bytes and now_s - stream.sent_s >= self._heartbeat_s:
                     await _beat(stream)
 
     def _next_due_s(self) -> float:
@@ -133,7 +138,7 @@ class OpenStreams:
 
 async def _beat(stream: SseStream) -> None:
     try:
-        # Never waits long: a stream whose client is slow is sending, and gets no heartbeat.
-        await stream.beat()
+        # Does not wait: nothing is in front of it.
+        await stream.send(HEARTBEAT, {})
     except (ConnectionError, RuntimeError):
         return  # Its own task sees the end as well.

@@ -91,9 +91,12 @@ async def test_each_event_is_on_the_wire_before_the_next_is_made() -> None:
 async def test_a_wrong_route_says_what_exists(
     method: str, path: str, status: int, says: str
 ) -> None:
-    async with running_edge() as edge, session_of(edge) as session:
-        async with session.request(method, path) as response:
-            error = await error_of(response)
+    async with (
+        running_edge() as edge,
+        session_of(edge) as session,
+        session.request(method, path) as response,
+    ):
+        error = await error_of(response)
     assert response.status == status
     assert says in error["message"]
     assert response.headers.get("allow") == ("POST" if status == 405 else None)
@@ -123,9 +126,12 @@ async def test_a_bad_body_is_refused_without_repeating_it(
     body: bytes, status: int, code: str, param: str | None
 ) -> None:
     settings = HttpEdgeSettings(port=0, max_body_bytes=1000)
-    async with running_edge(settings=settings) as edge, session_of(edge) as session:
-        async with session.post(CHAT, data=body) as response:
-            raw = await response.read()
+    async with (
+        running_edge(settings=settings) as edge,
+        session_of(edge) as session,
+        session.post(CHAT, data=body) as response,
+    ):
+        raw = await response.read()
     error = orjson.loads(raw)["error"]
     assert response.status == status
     assert (error["code"], error["param"]) == (code, param)
@@ -134,10 +140,25 @@ async def test_a_bad_body_is_refused_without_repeating_it(
     assert not edge.gateway.turns
 
 
+async def test_a_header_that_is_not_utf8_is_refused_by_name() -> None:
+    async with running_edge(mesh=KEYED) as edge:
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        head = request_bytes(ASK).replace(b"\r\n", b"\r\nX-Api-Key: sk\xff\r\n", 1)
+        writer.write(head)
+        answer = await reader.readuntil(b"}}")
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"param":"x-api-key"' in answer
+
+
 async def test_a_missing_key_is_told_how_to_send_one() -> None:
-    async with running_edge(mesh=KEYED) as edge, session_of(edge) as session:
-        async with session.post(CHAT, json=ASK) as response:
-            error = await error_of(response)
+    async with (
+        running_edge(mesh=KEYED) as edge,
+        session_of(edge) as session,
+        session.post(CHAT, json=ASK) as response,
+    ):
+        error = await error_of(response)
     assert response.status == 401
     assert (error["code"], error["type"]) == ("MISSING_KEY", "authentication_error")
     assert "Bearer" in error["message"]
@@ -188,9 +209,12 @@ async def test_a_preflight_grants_what_openai_clients_send() -> None:
         "access-control-request-method": "POST",
         "access-control-request-headers": asked,
     }
-    async with running_edge() as edge, session_of(edge) as session:
-        async with session.options(CHAT, headers=headers) as response:
-            granted = response.headers
+    async with (
+        running_edge() as edge,
+        session_of(edge) as session,
+        session.options(CHAT, headers=headers) as response,
+    ):
+        granted = response.headers
     assert response.status == 204
     assert granted["access-control-allow-origin"] == "http://localhost:5173"
     allowed = {name.strip() for name in granted["access-control-allow-headers"].split(",")}
@@ -215,9 +239,12 @@ async def test_a_page_may_read_the_answer_where_its_origin_is_allowed() -> None:
     [{"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example:8080"}],
 )
 async def test_a_foreign_page_cannot_use_a_mesh_without_keys(headers: dict[str, str]) -> None:
-    async with running_edge() as edge, session_of(edge) as session:
-        async with session.post(CHAT, json=ASK, headers=headers) as response:
-            error = await error_of(response)
+    async with (
+        running_edge() as edge,
+        session_of(edge) as session,
+        session.post(CHAT, json=ASK, headers=headers) as response,
+    ):
+        error = await error_of(response)
     assert response.status == 403
     assert error["code"] == "ORIGIN_NOT_ALLOWED"
     assert "access-control-allow-origin" not in response.headers
