@@ -1,0 +1,1 @@
+"""Embeddings: the built-in model, an endpoint's, and the queue that batches for both."""

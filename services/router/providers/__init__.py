@@ -1,0 +1,1 @@
+"""One file for each kind of upstream, behind the protocol in `provider.py`."""
