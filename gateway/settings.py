@@ -11,6 +11,12 @@ class GatewaySettings:
     """The gRPC port; 0 picks a free one."""
     http_port: int = 8080
     """The port of the HTTP edge; 0 picks a free one."""
+    http_cors_origins: tuple[str, ...] = ("loopback",)
+    """Web origins that browsers may call the HTTP edge from: `https://host`, `loopback`, or `*`."""
+    http_timeout_s: float = 120.0
+    """The deadline of HTTP requests that name none."""
+    http_heartbeat_s: float = 15.0
+    """An HTTP stream that is silent this long sends a comment, so that proxies keep it open."""
     default_model: str = "default"
     """The model group of turns that name no model."""
     recall_token_budget: int = 1500

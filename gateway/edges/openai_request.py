@@ -180,6 +180,7 @@ def _tool(fields: Fields) -> message_pb2.Tool:
         name=function.required_text("name"),
         description=function.text("description"),
         parameters_json_schema=_dumps(schema) if schema else "",
+        strict=function.flag("strict"),
     )
 
 

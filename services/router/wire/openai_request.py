@@ -68,6 +68,8 @@ def tool_json(tool: message_pb2.Tool) -> Json:
         function["description"] = tool.description
     if tool.parameters_json_schema:
         function["parameters"] = object_field(tool.parameters_json_schema, "request.tools")
+    if tool.strict:
+        function["strict"] = True
     return {"type": "function", "function": function}
 
 

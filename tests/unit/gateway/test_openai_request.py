@@ -177,9 +177,9 @@ def test_tool_choice(choice: object, expected: str) -> None:
 
 def test_tools_keep_their_schema() -> None:
     schema = {"type": "object", "properties": {"q": {"type": "string"}}, "default": None}
-    function = {"name": "look", "description": "Looks.", "parameters": schema}
+    function = {"name": "look", "description": "Looks.", "parameters": schema, "strict": True}
     tool = turn(tools=[{"type": "function", "function": function}]).request.tools[0]
-    assert (tool.name, tool.description) == ("look", "Looks.")
+    assert (tool.name, tool.description, tool.strict) == ("look", "Looks.", True)
     assert orjson.loads(tool.parameters_json_schema) == schema
     bare = {"type": "function", "function": {"name": "a"}}
     assert turn(tools=[bare]).request.tools[0].parameters_json_schema == ""

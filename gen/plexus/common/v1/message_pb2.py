@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eplexus/common/v1/message.proto\x12\x10plexus.common.v1\"\xaa\x01\n\x07Message\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.plexus.common.v1.Role\x12%\n\x05parts\x18\x02 \x03(\x0b\x32\x16.plexus.common.v1.Part\x12.\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.plexus.common.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"p\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x12(\n\x05image\x18\x04 \x01(\x0b\x32\x17.plexus.common.v1.ImageH\x00\x42\x06\n\x04kind\"T\n\x05Image\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x08\n\x06source\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"w\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12,\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x0e\x32\x1c.plexus.common.v1.ToolEffect*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*l\n\nToolEffect\x12\x1b\n\x17TOOL_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_EFFECT_PURE\x10\x01\x12\x14\n\x10TOOL_EFFECT_READ\x10\x02\x12\x15\n\x11TOOL_EFFECT_WRITE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eplexus/common/v1/message.proto\x12\x10plexus.common.v1\"\xaa\x01\n\x07Message\x12$\n\x04role\x18\x01 \x01(\x0e\x32\x16.plexus.common.v1.Role\x12%\n\x05parts\x18\x02 \x03(\x0b\x32\x16.plexus.common.v1.Part\x12.\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.plexus.common.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"p\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x12(\n\x05image\x18\x04 \x01(\x0b\x32\x17.plexus.common.v1.ImageH\x00\x42\x06\n\x04kind\"T\n\x05Image\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x08\n\x06source\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x87\x01\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12,\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x0e\x32\x1c.plexus.common.v1.ToolEffect\x12\x0e\n\x06strict\x18\x05 \x01(\x08*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*l\n\nToolEffect\x12\x1b\n\x17TOOL_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_EFFECT_PURE\x10\x01\x12\x14\n\x10TOOL_EFFECT_READ\x10\x02\x12\x15\n\x11TOOL_EFFECT_WRITE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'plexus.common.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=608
-  _globals['_ROLE']._serialized_end=703
-  _globals['_TOOLEFFECT']._serialized_start=705
-  _globals['_TOOLEFFECT']._serialized_end=813
+  _globals['_ROLE']._serialized_start=625
+  _globals['_ROLE']._serialized_end=720
+  _globals['_TOOLEFFECT']._serialized_start=722
+  _globals['_TOOLEFFECT']._serialized_end=830
   _globals['_MESSAGE']._serialized_start=53
   _globals['_MESSAGE']._serialized_end=223
   _globals['_PART']._serialized_start=225
@@ -43,6 +43,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE']._serialized_end=423
   _globals['_TOOLCALL']._serialized_start=425
   _globals['_TOOLCALL']._serialized_end=485
-  _globals['_TOOL']._serialized_start=487
-  _globals['_TOOL']._serialized_end=606
+  _globals['_TOOL']._serialized_start=488
+  _globals['_TOOL']._serialized_end=623
 # @@protoc_insertion_point(module_scope)

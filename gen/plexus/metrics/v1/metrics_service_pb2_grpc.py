@@ -65,7 +65,7 @@ class MetricsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLedger(self, request, context):
-        """Reads the tenant's ledger, newest first, page by page.
+        """Reads the tenant's ledger page by page, in the order of booking, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

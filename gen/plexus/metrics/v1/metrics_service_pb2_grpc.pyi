@@ -26,7 +26,7 @@ class MetricsServiceStub:
         plexus.metrics.v1.metrics_service_pb2.ListLedgerRequest,
         plexus.metrics.v1.metrics_service_pb2.ListLedgerResponse,
     ]
-    """Reads the tenant's ledger, newest first, page by page."""
+    """Reads the tenant's ledger page by page, in the order of booking, newest first."""
     GetSummary: grpc.aio.UnaryUnaryMultiCallable[
         plexus.metrics.v1.metrics_service_pb2.GetSummaryRequest,
         plexus.metrics.v1.metrics_service_pb2.GetSummaryResponse,
@@ -56,7 +56,7 @@ class MetricsServiceServicer:
         ],
         /,
     ) -> plexus.metrics.v1.metrics_service_pb2.ListLedgerResponse:
-        """Reads the tenant's ledger, newest first, page by page."""
+        """Reads the tenant's ledger page by page, in the order of booking, newest first."""
     async def GetSummary(
         self,
         request: plexus.metrics.v1.metrics_service_pb2.GetSummaryRequest,
