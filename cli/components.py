@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc.aio
-from services.metrics.settings import MetricsSettings
 
 from gateway.build import Gateway
 from gateway.settings import GatewaySettings
@@ -20,6 +19,7 @@ from plexus.metrics.v1 import metrics_service_pb2_grpc
 from plexus.router.v1 import router_service_pb2_grpc
 from services.cache.settings import CacheSettings
 from services.memory.settings import MemorySettings
+from services.metrics.settings import MetricsSettings
 from services.router.settings import RouterSettings
 
 T = TypeVar("T")
@@ -30,14 +30,27 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 NAMES = ("router", "cache", "metrics", "memory", "gateway")
 """In the order in which they start: each after those it calls."""
 
-SETTINGS_CLASSES: Mapping[str, type] = {
-    "mesh": MeshSettings,
+
+class Listening(Protocol):
+    """Settings of a component: each has a gRPC port."""
+
+    @property
+    def port(self) -> int:
+        """The gRPC port; 0 picks a free one."""
+        ...
+
+
+SETTINGS_CLASSES: Mapping[str, type[Listening]] = {
     "memory": MemorySettings,
     "router": RouterSettings,
     "cache": CacheSettings,
     "metrics": MetricsSettings,
     "gateway": GatewaySettings,
 }
+
+
+SECTIONS: Mapping[str, type[object]] = {"mesh": MeshSettings, **SETTINGS_CLASSES}
+"""The settings class of each section of plexus.yaml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,13 @@ class Environment:
     """The Redis of components whose settings name none."""
     discover_providers: bool = False
     """Look for keys and local model servers when no providers are configured."""
+
+
+def port_of(component: str, environment: Environment) -> int:
+    """Return the gRPC port of a component by its settings."""
+    cls = SETTINGS_CLASSES[component]
+    settings: Listening = load(cls, component, file=environment.file, environ=environment.environ)
+    return settings.port
 
 
 class Maker:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cli.components import NAMES, Environment, Maker, port_of
 from gateway.edges.http import HttpEdge, HttpEdgeSettings
-
-from cli.components import NAMES, Environment, Maker
 from gateway.settings import GatewaySettings
 from mesh.clock import SYSTEM_CLOCK
 from mesh.data_folder import DataFolder
-from mesh.host import DEFAULT_PORTS, Host
+from mesh.host import Host
 from mesh.identity import Authenticator
 from mesh.redis_server import RedisServer
 from mesh.settings import MeshSettings, load
@@ -100,13 +99,7 @@ def ports_of(environment: Environment, ports: Literal["default", "free"]) -> dic
     """Return the gRPC port of each component by the settings, or 0 for any free one."""
     if ports == "free":
         return dict.fromkeys(NAMES, 0)
-    return {name: port_of(name, environment.environ) for name in NAMES}
-
-
-def port_of(component: str, environ: Mapping[str, str]) -> int:
-    """Return the gRPC port that PLEXUS_<COMPONENT>_PORT or the default gives."""
-    text = environ.get(f"PLEXUS_{component.upper()}_PORT", "")
-    return int(text) if text.isdigit() else DEFAULT_PORTS[component]
+    return {name: port_of(name, environment) for name in NAMES}
 
 
 def http_edge(host: Host, environment: Environment, *, free_port: bool = False) -> HttpEdge:
@@ -116,7 +109,13 @@ def http_edge(host: Host, environment: Environment, *, free_port: bool = False) 
     return HttpEdge(
         host.channel_to("gateway"),
         Authenticator(mesh),
-        HttpEdgeSettings(host=mesh.host, port=0 if free_port else gateway.http_port),
+        HttpEdgeSettings(
+            host=mesh.host,
+            port=0 if free_port else gateway.http_port,
+            timeout_s=gateway.http_timeout_s,
+            heartbeat_s=gateway.http_heartbeat_s,
+            cors_origins=gateway.http_cors_origins,
+        ),
         clock=SYSTEM_CLOCK,
         readiness=host.readiness,
     )

@@ -1,7 +1,6 @@
 """`plexus up` and `plexus serve`: run the mesh, or one component, until a signal."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from pathlib import Path
 import orjson
 
 from cli.banner import render_banner
-from cli.components import Environment, Maker
-from cli.embedded import EmbeddedMesh, embedded_mesh, http_edge, port_of
+from cli.components import Environment, Maker, port_of
+from cli.console import output
+from cli.embedded import EmbeddedMesh, embedded_mesh, http_edge
 from mesh.admin import AdminServer
 from mesh.host import Host
 from mesh.logs import configure
@@ -56,7 +56,10 @@ def _announce(mesh: EmbeddedMesh, took_s: float, as_json: bool) -> None:
     if as_json:
         _emit({"event": "ready", "addresses": mesh.addresses, "http_url": mesh.http_url})
         return
-    render_banner(mesh.addresses, mesh.http_url, mesh.data_dir, mesh.provider_lines, ready_s=took_s)
+    banner = render_banner(
+        mesh.addresses, mesh.http_url, mesh.data_dir, mesh.provider_lines, ready_s=took_s
+    )
+    output().print(banner, soft_wrap=True)
 
 
 async def _serve(component: str, file: Path | None, as_json: bool) -> None:
@@ -69,7 +72,7 @@ async def _serve(component: str, file: Path | None, as_json: bool) -> None:
         maker = Maker(environment, host.channel_to)
         host.add(await maker.make(component))
         await host.start()
-        addresses = await host.listen({component: port_of(component, os.environ)})
+        addresses = await host.listen({component: port_of(component, environment)})
         extra = await _listen_http(component, host, environment, stack)
         ready = {"event": "ready", "addresses": addresses, **extra}
         if as_json:

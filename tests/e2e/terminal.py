@@ -77,6 +77,7 @@ class Terminal:
     def __init__(self, *arguments: str, environ: Mapping[str, str]) -> None:
         self._arguments = arguments
         self._environ = {**clean_environ(), "TERM": "xterm", "COLUMNS": "200", **environ}
+        self._raw = b""
         self._shown = ""
         self._seen = 0
         self._grown = asyncio.Event()
@@ -121,10 +122,13 @@ class Terminal:
 
     async def expect(self, text: str) -> str:
         """Return what is shown after the last match up to `text`, once it is there."""
-        async with asyncio.timeout(EXPECT_TIMEOUT_S):
-            while (at := self._shown.find(text, self._seen)) < 0:
-                self._grown.clear()
-                await self._grown.wait()
+        try:
+            async with asyncio.timeout(EXPECT_TIMEOUT_S):
+                while (at := self._shown.find(text, self._seen)) < 0:
+                    self._grown.clear()
+                    await self._grown.wait()
+        except TimeoutError:
+            raise AssertionError(f"{text!r} did not come after {self._shown!r}") from None
         passed = self._shown[self._seen : at + len(text)]
         self._seen = at + len(text)
         return passed
@@ -142,7 +146,8 @@ class Terminal:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._master)
-        self._shown = _ESCAPES.sub("", self._shown + data.decode(errors="replace"))
+        self._raw += data
+        self._shown = _ESCAPES.sub("", self._raw.decode(errors="ignore"))
         self._grown.set()
 
 

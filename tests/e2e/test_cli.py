@@ -49,7 +49,7 @@ async def scripted(upstream: ScriptedUpstream, short_tmp: Path) -> AsyncGenerato
 
 async def test_an_answer_goes_to_stdout_and_all_about_it_to_stderr(mesh: Mesh) -> None:
     said = await plexus(
-        "chat", "My cat is Miez. What is my cat?", "--user", fresh(), environ=environ_of(mesh)
+        "chat", "My cat is Miez. What is my cat?", "--user", fresh("cli"), environ=environ_of(mesh)
     )
     assert said.code == 0, said.stderr
     assert said.stdout.startswith("My cat is Miez.")
@@ -60,9 +60,11 @@ async def test_an_answer_goes_to_stdout_and_all_about_it_to_stderr(mesh: Mesh) -
 
 async def test_what_is_piped_in_is_the_message(mesh: Mesh) -> None:
     environ = environ_of(mesh)
-    said = await plexus("chat", "--no-memory", environ=environ, stdin="I am Ada. Who am I?\n")
+    said = await plexus(
+        "chat", "--no-memory", environ=environ, stdin="My name is Ada. What is my name?\n"
+    )
     assert said.code == 0, said.stderr
-    assert said.stdout.startswith("I am Ada.")
+    assert said.stdout.startswith("My name is Ada.")
 
 
 async def test_an_empty_pipe_is_wrong_usage(mesh: Mesh) -> None:
@@ -71,7 +73,7 @@ async def test_an_empty_pipe_is_wrong_usage(mesh: Mesh) -> None:
 
 
 async def test_json_prints_the_events_of_the_contract(mesh: Mesh) -> None:
-    said = await plexus("chat", "Hi.", "--user", fresh(), "--json", environ=environ_of(mesh))
+    said = await plexus("chat", "Hi.", "--user", fresh("cli"), "--json", environ=environ_of(mesh))
     lines = [orjson.loads(line) for line in said.stdout.splitlines()]
     assert [int(line["sequence"]) for line in lines] == list(range(1, len(lines) + 1))
     assert "started" in lines[0]
@@ -79,7 +81,7 @@ async def test_json_prints_the_events_of_the_contract(mesh: Mesh) -> None:
 
 
 async def test_a_conversation_is_continued_and_memory_reaches_the_next(mesh: Mesh) -> None:
-    environ, user = environ_of(mesh), fresh()
+    environ, user = environ_of(mesh), fresh("cli")
     told = await plexus(
         "chat", "My badge number is 4711.", "--user", user, "--json", environ=environ
     )
@@ -93,7 +95,7 @@ async def test_a_conversation_is_continued_and_memory_reaches_the_next(mesh: Mes
 
 
 async def test_without_memory_nothing_is_recalled_or_kept(mesh: Mesh) -> None:
-    environ, user = environ_of(mesh), fresh()
+    environ, user = environ_of(mesh), fresh("cli")
     await plexus("chat", "My badge is 4712.", "--user", user, "--no-memory", environ=environ)
     said = await plexus("chat", "What is my badge?", "--user", user, environ=environ)
     assert "4712" not in said.stdout
@@ -101,7 +103,7 @@ async def test_without_memory_nothing_is_recalled_or_kept(mesh: Mesh) -> None:
 
 
 async def test_the_cache_is_used_unless_it_is_not_wanted(mesh: Mesh) -> None:
-    environ, text = environ_of(mesh), f"I am {fresh()}. Who am I?"
+    environ, text = environ_of(mesh), f"I am {fresh('cli')}. Who am I?"
     ask = ("chat", text, "--no-memory")
     await plexus(*ask, environ=environ)
     assert "exact hit" in (await plexus(*ask, environ=environ)).stderr
@@ -109,7 +111,7 @@ async def test_the_cache_is_used_unless_it_is_not_wanted(mesh: Mesh) -> None:
 
 
 async def test_verbose_shows_the_stages(mesh: Mesh) -> None:
-    said = await plexus("chat", "Hi.", "--user", fresh(), "--verbose", environ=environ_of(mesh))
+    said = await plexus("chat", fresh("Hi"), "--verbose", environ=environ_of(mesh))
     for stage in ("recall", "compose", "cache", "generate", "remember", "account", "attempt 1"):
         assert stage in said.stderr
 
@@ -132,7 +134,7 @@ async def test_an_answer_is_resumed_where_the_line_broke(
     answer = Answer()
     async with Relay(scripted.addresses["gateway"]) as relay:
         async with MeshClient({"gateway": relay.address}) as client:
-            async for event in events(client, user_turn("Count.", key=fresh())):
+            async for event in events(client, user_turn("Count.", key=fresh("cli"))):
                 answer.add(event)
                 if "one" in answer.text and not goes_on.is_set():
                     relay.cut()
@@ -144,11 +146,11 @@ async def test_an_answer_is_resumed_where_the_line_broke(
 
 
 async def test_wherever_the_line_breaks_nothing_is_lost_or_repeated(mesh: Mesh) -> None:
-    user, expected = fresh(), "My cat is Miez."
+    user, expected = fresh("cli"), "My cat is Miez."
     async with Relay(mesh.addresses["gateway"]) as relay:
         for cut_after_bytes in range(30, 1500, 70):
             relay.cut_after_bytes = cut_after_bytes
-            turn = user_turn("My cat is Miez. What is my cat?", user_id=user, key=fresh())
+            turn = user_turn("My cat is Miez. What is my cat?", user_id=user, key=fresh("cli"))
             turn.memory.no_remember = True
             answer = Answer()
             # A client of its own each time, so that the bytes count from a connection's start.
@@ -166,11 +168,15 @@ async def test_a_mesh_that_is_gone_is_said_in_one_sentence(
 ) -> None:
     monkeypatch.setattr("cli.answer.RESUME_WINDOW_MS", 200)
     upstream.script(Script(tokens=("one ", "two"), stall_until=asyncio.Event()))
-    async with MeshClient({"gateway": scripted.addresses["gateway"]}) as client:
-        with pytest.raises(Unavailable, match="ask again"):
-            async for event in events(client, user_turn("Count.", key=fresh())):
+
+    async def lose_the_mesh() -> None:
+        async with MeshClient({"gateway": scripted.addresses["gateway"]}) as client:
+            async for event in events(client, user_turn("Count.", key=fresh("cli"))):
                 if event.WhichOneof("event") == "text":
                     await scripted.kill()
+
+    with pytest.raises(Unavailable, match="ask again"):
+        await lose_the_mesh()
 
 
 async def test_ctrl_c_reaches_the_provider(scripted: Mesh, upstream: ScriptedUpstream) -> None:
@@ -193,7 +199,7 @@ async def test_ctrl_c_reaches_the_provider(scripted: Mesh, upstream: ScriptedUps
 
 
 async def test_a_conversation_on_a_terminal(mesh: Mesh) -> None:
-    async with Terminal("chat", "--user", fresh(), environ=environ_of(mesh)) as terminal:
+    async with Terminal("chat", "--user", fresh("cli"), environ=environ_of(mesh)) as terminal:
         await terminal.expect(PROMPT)
         terminal.type("My dog is called Rex.")
         await terminal.expect("Noted.")
