@@ -1,0 +1,1 @@
+"""Metrics: the cost ledger, and percentiles that add up over replicas."""
