@@ -43,7 +43,7 @@ def run(main: "asyncio.Future[None] | object") -> None:
 async def _up(file: Path | None, as_json: bool) -> None:
     started_s = time.perf_counter()
     settings = load(MeshSettings, "mesh", file=file)
-    configure(settings.log_level)
+    configure(log_level(settings))
     async with embedded_mesh(file=file) as mesh:
         took_s = time.perf_counter() - started_s
         _announce(mesh, took_s, as_json)
@@ -64,7 +64,7 @@ def _announce(mesh: EmbeddedMesh, took_s: float, as_json: bool) -> None:
 
 async def _serve(component: str, file: Path | None, as_json: bool) -> None:
     mesh = load(MeshSettings, "mesh", file=file)
-    configure(mesh.log_level)
+    configure(log_level(mesh))
     environment = Environment(mesh=mesh, file=file, discover_providers=component == "router")
     host = Host(mesh)
     async with AsyncExitStack() as stack:
@@ -102,6 +102,13 @@ async def _listen_http(
         raise port_taken("admin", mesh.host, mesh.admin_port) from error
     stack.push_async_callback(admin.close)
     return {"admin_url": f"http://{mesh.host}:{port}"}
+
+
+def log_level(settings: MeshSettings) -> str:
+    """Return the level to log at: a person at a terminal is shown what matters only."""
+    if settings.log_level != "auto":
+        return settings.log_level
+    return "warning" if sys.stderr.isatty() else "info"
 
 
 def _emit(event: Mapping[str, object]) -> None:

@@ -79,12 +79,12 @@ class Pipeline:
     async def _run(self, work: TurnInProgress) -> pb.Completed:
         with work.stage("recall") as stage:
             recalled = await recall(work, self._clients, self._settings)
-            stage.verdict = f"{work.recalled_count} memories"
+            stage.verdict = counted(work.recalled_count, "memory", "memories")
         with work.stage("compose") as stage:
             work.request = compose(
                 work.turn.request, recalled, token_limit=self._settings.prompt_token_limit
             )
-            stage.verdict = f"{len(work.request.messages)} messages"
+            stage.verdict = counted(len(work.request.messages), "message", "messages")
         with work.stage("cache") as stage:
             work.lookup = await cache.lookup(work, self._clients, self._settings)
             stage.verdict = cache.VERDICTS.get(work.lookup.verdict, "")
@@ -172,3 +172,8 @@ class Pipeline:
             duration_ms=work.elapsed_ms(),
             upstream_ms=work.upstream_s * 1000,
         )
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return a count with its noun, for people."""
+    return f"{count} {one if count == 1 else many}"

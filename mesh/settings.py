@@ -3,15 +3,18 @@
 A settings class is a frozen dataclass. Field `flush_interval_ms` of component `memory` is
 `memory: {flush_interval_ms: 200}` in the file and PLEXUS_MEMORY_FLUSH_INTERVAL_MS in the
 environment; fields of the fabric itself (`mesh:`) are PLEXUS_<FIELD>. In the environment lists
-are separated by commas, and maps are `key=value` pairs separated by commas or JSON. What cannot be
-understood is refused with the setting's name; an unknown name in the file is an error, not a no-op.
+are separated by commas, maps are `key=value` pairs separated by commas, and both may be JSON
+instead, as nested settings must be. What cannot be understood is refused with the setting's
+name; an unknown name in the file is an error, not a no-op.
 """
 
 import dataclasses
+import math
 import os
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -45,6 +48,11 @@ class KeySettings:
     tenant: str
     """The tenant that the key speaks for."""
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise ValueError("sha256 must be the 64 hex digits of the key's SHA-256, not the key")
+        _check_name("tenant", self.tenant)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
@@ -54,8 +62,8 @@ class MeshSettings:
     """Where everything that must survive a restart is kept."""
     host: str = "127.0.0.1"
     """The address to listen on; other than loopback needs `auth: keys`."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe level that is logged."""
+    log_level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
+    """The least severe level that is logged; `auto` is `info`, and `warning` on a terminal."""
     auth: Literal["open", "keys"] = "open"
     """`open`: no key, loopback only. `keys`: each call needs an API key or the mesh token."""
     tenants: tuple[str, ...] = ("default",)
@@ -80,6 +88,29 @@ class MeshSettings:
     """After the hold: how long running calls may take to finish."""
     admin_port: int = 9464
     """The port of `/metrics` and `/healthz` of a component that runs alone; 0 picks a free one."""
+
+    def __post_init__(self) -> None:
+        for name in (*self.tenants, *self.keys):
+            _check_name("tenants and keys", name)
+        lows = {
+            "max_message_bytes": 1024,
+            "max_concurrent_calls": 1,
+            "max_queued_calls": 0,
+            "drain_hold_s": 0,
+            "drain_grace_s": 0,
+            "admin_port": 0,
+        }
+        for name, low in lows.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}")
+        if self.default_deadline_s <= 0:
+            raise ValueError("default_deadline_s must be more than 0")
+
+
+def _check_name(field_name: str, name: str) -> None:
+    """Require what can be a metadata value and a log field as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9._:@-]{1,128}", name):
+        raise ValueError(f"{field_name}: use 1 to 128 of A-Z a-z 0-9 . _ : @ -, not {name!r}")
 
 
 def load(
@@ -110,16 +141,15 @@ def load(
         if overrides and name in overrides:
             values[name] = overrides[name]
         elif variable in environ:
-            values[name] = _convert(
-                hints[name], _from_text(hints[name], environ[variable]), variable
-            )
+            shaped = _from_text(hints[name], environ[variable], variable)
+            values[name] = _convert(hints[name], shaped, variable)
         elif name in section:
             where = f"{SETTINGS_FILE}: {component}.{name}"
             values[name] = _convert(hints[name], section[name], where)
     try:
         return cls(**values)
-    except ValueError as error:
-        raise _wrong(component, str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise _wrong(component, _why(cls, error)) from error
 
 
 def read_file(file: Path | None) -> dict[str, object]:
@@ -128,9 +158,11 @@ def read_file(file: Path | None) -> dict[str, object]:
     if file is None and not path.exists():
         return {}
     try:
-        loaded: object = yaml.safe_load(path.read_text())
+        loaded: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise _wrong(str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _wrong(str(path), "must be UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
@@ -161,22 +193,37 @@ def _wrong(where: str, why: str) -> FailedPrecondition:
     return FailedPrecondition(f"setting {where}: {why}", reason=Reason.INVALID_SETTINGS)
 
 
-def _from_text(hint: Any, text: str) -> object:
+def _why(cls: type, error: Exception) -> str:
+    return str(error).replace(f"{cls.__name__}.__init__() ", "")
+
+
+def _from_text(hint: Any, text: str, where: str) -> object:
     """Give environment text the shape that YAML would have."""
     origin = typing.get_origin(hint)
-    if origin in (Mapping, dict):
-        if text.lstrip().startswith("{"):
+    if origin in (types.UnionType, typing.Union):
+        return None if text == "" else _from_text(_of_optional(hint), text, where)
+    structured = origin in (Mapping, dict, tuple) or dataclasses.is_dataclass(hint)
+    if structured and text.lstrip().startswith(("{", "[")):
+        try:
             return cast("object", orjson.loads(text))
-        return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+        except orjson.JSONDecodeError as error:
+            raise _wrong(where, "not valid JSON") from error
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if origin in (Mapping, dict):
+        if any("=" not in item for item in items):
+            raise _wrong(where, "must be key=value pairs separated by commas, or JSON")
+        return {key.strip(): value.strip() for key, value in (i.split("=", 1) for i in items)}
     if origin is tuple:
-        return [item.strip() for item in text.split(",") if item.strip()]
+        return items
     if hint is bool:
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
             text.lower(), text
         )
-    if origin in (types.UnionType, typing.Union) and text == "":
-        return None
     return text
+
+
+def _of_optional(hint: Any) -> Any:
+    return next(a for a in typing.get_args(hint) if a is not type(None))
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
@@ -185,7 +232,7 @@ def _convert(hint: Any, value: object, where: str) -> object:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
+        return _convert(_of_optional(hint), value, where)
     if origin is Literal:
         if value not in args:
             raise _wrong(where, f"must be one of {', '.join(map(str, args))}, is {value!r}")
@@ -216,21 +263,27 @@ def _convert_dataclass(hint: type[Any], value: object, where: str) -> object:
     try:
         return hint(**values)
     except (TypeError, ValueError) as error:
-        raise _wrong(where, str(error).replace(f"{hint.__name__}.__init__() ", "")) from error
+        raise _wrong(where, _why(hint, error)) from error
 
 
 def _convert_scalar(hint: Any, value: object, where: str) -> object:
-    if hint is bool and not isinstance(value, bool):
-        raise _wrong(where, f"must be true or false, is {value!r}")
-    if hint in (Any, object) or (isinstance(hint, type) and isinstance(value, hint)):
-        return value
+    known = hint in (Any, object) or type(value) is hint
+    scalar = value if known else _scalar(hint, value, where)
+    if isinstance(scalar, float) and not math.isfinite(scalar):
+        raise _wrong(where, f"must be a finite number, is {scalar}")
+    return scalar
+
+
+def _scalar(hint: Any, value: object, where: str) -> object:
     try:
-        if isinstance(value, bool | list | dict) or value is None:
+        lossy = hint is int and isinstance(value, float) and not value.is_integer()
+        if lossy or hint is bool or isinstance(value, bool | list | dict) or value is None:
             raise TypeError
-        return hint(value)
+        return cast("Callable[[object], object]", hint)(value)
     except (TypeError, ValueError) as error:
-        name = {int: "a whole number", float: "a number"}.get(hint, "text")
-        raise _wrong(where, f"must be {name}, is {value!r}") from error
+        names: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+        shown = "" if hint is Secret else f", is {value!r}"
+        raise _wrong(where, f"must be {names.get(hint, 'text')}{shown}") from error
 
 
 def describe(settings: object) -> dict[str, object]:
