@@ -99,8 +99,8 @@ class Maker:
         from services.router.discovery import discover
 
         environment = self._environment
-        data_dir = environment.mesh.data_dir
-        settings = replace(self._load(RouterSettings, "router"), data_dir=data_dir)
+        settings = self._load(RouterSettings, "router")
+        settings = replace(settings, data_dir=settings.data_dir or environment.mesh.data_dir)
         if environment.discover_providers and not self._has_providers():
             discovery = await discover(environment.environ, base=settings)
             settings = discovery.settings

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mesh.breaker import BreakerStatistics
 from mesh.clock import SYSTEM_CLOCK, Clock
@@ -22,6 +23,8 @@ from services.router.relay import Relay, RelayStatistics
 from services.router.route import RoutePolicy
 from services.router.service import RouterService
 from services.router.settings import MINILM, ProviderSettings, RouterSettings
+
+DEFAULT_DATA_DIR = Path(".plexus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,9 @@ def _provider(
 
 def _embedder(settings: RouterSettings, providers: Mapping[str, Provider]) -> Embedder:
     if settings.embedding_model == MINILM:
-        return LocalEmbedder(threads=settings.embedding_threads, data_dir=settings.data_dir)
+        return LocalEmbedder(
+            threads=settings.embedding_threads, data_dir=settings.data_dir or DEFAULT_DATA_DIR
+        )
     provider = providers.get(settings.embedding_model.partition("/")[0])
     if not isinstance(provider, OpenAIProvider):
         raise _wrong(

@@ -82,8 +82,8 @@ class RouterSettings:
     """Texts that may wait; more are refused."""
     embedding_cache_bytes: int = 8 * 1024 * 1024
     """Memory for vectors of texts seen before; 0 keeps none."""
-    data_dir: Path = Path(".plexus")
-    """Where the note lies that says the model's files were verified."""
+    data_dir: Path | None = None
+    """Where the note lies that says the model's files were verified; empty: the mesh's folder."""
 
     def __post_init__(self) -> None:
         for name in self.providers:
