@@ -31,7 +31,7 @@ from tests.e2e.calls import (
     warnings,
 )
 from tests.e2e.conftest import Start
-from tests.e2e.processes import Mesh
+from tests.e2e.processes import Mesh, start_component
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -268,3 +268,24 @@ async def test_kill_9_of_every_process_loses_nothing_that_was_acknowledged(
     )
     ids = [entry.event.request_id for entry in entries]
     assert all(ids.count(run_id) == 1 for run_id in acknowledged.values())
+
+
+async def test_a_component_killed_in_mid_stream_gets_its_writes_when_it_is_back(
+    upstream: ScriptedUpstream, start: Start, topology: str
+) -> None:
+    if topology == "embedded":
+        pytest.skip("an embedded mesh has no component processes of its own to kill")
+    mesh = await start(environ_for(upstream))
+    go_on = asyncio.Event()
+    upstream.script(Script(stall_until=go_on, fault_at=1))
+    conversation = fresh("c")
+    call, events = await start_and_wait_for_text(mesh, turn("Hi.", conversation=conversation))
+    port = int(mesh.addresses["memory"].rpartition(":")[2])
+    await mesh.processes.pop("memory").kill()
+    go_on.set()
+    events = await read_on(call, events)
+    assert events[-1].WhichOneof("event") == "completed"
+    assert Reason.MEMORY_UNAVAILABLE in warnings(events)
+    await start_component(mesh, "memory", port=port)
+    said = await eventually(lambda: remembered(mesh, conversation), lambda said: len(said) >= 2)
+    assert said == SAID
