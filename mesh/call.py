@@ -4,11 +4,12 @@ The server interceptors set the context; outgoing calls read it, so that identit
 deadline and trace travel on without being passed by hand.
 """
 
+import re
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mesh.clock import SYSTEM_CLOCK
 from mesh.errors import PermissionDenied, Reason
@@ -37,7 +38,7 @@ class Trace:
 
     def child(self) -> "Trace":
         """Return the same trace with a new span."""
-        return replace(self, span_id=secrets.token_hex(8))
+        return Trace(self.trace_id, secrets.token_hex(8), self.sampled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class Call:
     trace: Trace
 
 
+_REQUEST_ID = re.compile(r"[!-~]{1,64}")
+# Later versions may append fields; version ff is forbidden.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _current: ContextVar[Call] = ContextVar("plexus_call")
 
 
@@ -72,9 +76,9 @@ def set_call(call: Call) -> None:
 def outgoing_call(
     identity: Identity, *, timeout_s: float | None = None, request_id: str | None = None
 ) -> Generator[Call]:
-    """Act for `identity` inside the block: for background work that no caller started."""
+    """Act for `identity` inside the block: for background work, and for calls from outside gRPC."""
     deadline_s = None if timeout_s is None else SYSTEM_CLOCK.monotonic_s() + timeout_s
-    call = Call(identity, request_id or new_request_id(), deadline_s, new_trace())
+    call = Call(identity, valid_request_id(request_id or ""), deadline_s, new_trace())
     token = _current.set(call)
     try:
         yield call
@@ -101,6 +105,11 @@ def resolve_tenant(scope: scope_pb2.Scope) -> str:
     return tenant
 
 
+def valid_request_id(given: str) -> str:
+    """Return `given` if it can be a header and a log field as it is, else a fresh id."""
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
+
+
 def new_request_id() -> str:
     """Return a fresh request id of 32 hex digits."""
     return secrets.token_hex(16)
@@ -113,12 +122,10 @@ def new_trace() -> Trace:
 
 def parse_traceparent(header: str) -> Trace | None:
     """Return the trace in a `traceparent` header, or None when it is malformed."""
-    parts = header.split("-")
-    if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
+    match = _TRACEPARENT.fullmatch(header)
+    if match is None:
         return None
-    try:
-        valid = int(parts[1], 16) and int(parts[2], 16)
-        sampled = bool(int(parts[3], 16) & 1)
-    except ValueError:
+    trace_id, span_id, flags = match.groups()
+    if not (int(trace_id, 16) and int(span_id, 16)):
         return None
-    return Trace(parts[1], parts[2], sampled) if valid else None
+    return Trace(trace_id, span_id, bool(int(flags, 16) & 1))

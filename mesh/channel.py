@@ -1,7 +1,8 @@
 """Client channels over the wire: options, service config and interceptors in one place.
 
-Retries by the transport cover calls that reached no handler; handlers that failed say so with
-push-back (see `mesh.errors.trailing_metadata`), so attempts never multiply.
+Retries by the transport cover lost connections; handlers that failed say so with push-back
+(see `mesh.errors.trailing_metadata`), so attempts never multiply. A connection may be lost
+after the handler has begun, and before its first message: then the call runs once more.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ STREAM_WINDOW_BYTES = 65_536
 
 SERVICE_CONFIG: dict[str, object] = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": "readiness"},
+    # The name that servers of others know as well; ours answer it as `readiness`.
+    "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [
         {
             "name": [{}],
@@ -29,12 +31,15 @@ SERVICE_CONFIG: dict[str, object] = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # A server that is about to stop cancels calls that arrive in that moment. What
+                # the caller itself or a handler cancelled is not tried again.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
-    # The retry budget: retries stop while more than half of the recent calls fail.
-    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
+    # The retry budget: each failure takes a token, each success gives half a one back, and retries
+    # stop below half of the tokens. A server that stops may fail a few dozen calls at once.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
 }
 
 
@@ -96,7 +101,8 @@ class _Propagation:
         )
         sent = grpc.aio.ClientCallDetails(
             method=details.method,
-            timeout=timeout_s,
+            # gRPC may let a call through whose deadline is this very moment.
+            timeout=timeout_s if timeout_s > 0 else -1.0,
             metadata=grpc.aio.Metadata(*metadata),
             credentials=details.credentials,
             wait_for_ready=details.wait_for_ready,

@@ -11,10 +11,12 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import grpc
 import grpc.aio
+
+from mesh.errors import Unimplemented
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behavior = Callable[[Any, Context], Awaitable[Any]]
@@ -93,6 +95,9 @@ def _as_coroutine(target: Callable[..., Any]) -> Behavior:
     """Give foreign async-generator handlers (reflection) the one shape that we use."""
     if inspect.iscoroutinefunction(target):
         return cast("Behavior", target)
+    if target.__module__.endswith("_pb2_grpc"):
+        # A servicer left this RPC to its generated base.
+        return _not_served
     if not inspect.isasyncgenfunction(target):
         # grpc.aio would run a plain function in a thread pool, silently.
         raise TypeError(f"{target!r} must be a coroutine function")
@@ -103,6 +108,10 @@ def _as_coroutine(target: Callable[..., Any]) -> Behavior:
                 await context.write(item)
 
     return write_all
+
+
+async def _not_served(request: Any, context: Context) -> NoReturn:
+    raise Unimplemented("this RPC is in the contract and not served here")
 
 
 class _TableHandler(grpc.GenericRpcHandler):

@@ -10,162 +10,79 @@ first, so a handler that ignores cancellation cannot hold its caller.
 """
 
 import asyncio
+import contextlib
 import contextvars
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
+import re
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
 from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 
-from mesh.clock import SYSTEM_CLOCK
+from mesh.exchange import Exchange, Metadata, too_large
 from mesh.handlers import Handler, ServiceTable
+from mesh.logs import Log
 from mesh.outgoing import outgoing
 
 PEER = "inprocess:"
-STREAM_WINDOW_BYTES = 65_536
-"""How much a stream holds for a reader that does not read, as an HTTP/2 window would."""
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+CANCEL_WAIT_S = 5.0
+"""How long `close` waits for handlers that it has cancelled."""
 
-Metadata = tuple[tuple[str, str | bytes], ...]
-_OK = grpc.StatusCode.OK
+_FINISHED = "RPC already finished."
+_HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
+_STOPPED = "the in-process server has stopped"
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
+
+log = Log("inprocess")
 
 
-class _Aborted(Exception):
+class _Aborted(grpc.aio.AbortError):
     """Ends a handler that called `abort`; never leaves this module."""
 
 
-class _Pipe:
-    """A byte-bounded queue of encoded messages, for one writer and one reader."""
-
-    def __init__(self) -> None:
-        self._items: deque[bytes] = deque()
-        self._size = 0
-        self._closed = False
-        self._readable = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    async def put(self, item: bytes) -> None:
-        """Append once there is room; an item larger than the window passes alone."""
-        while self._size >= STREAM_WINDOW_BYTES and not self._closed:
-            self._writable.clear()
-            await self._writable.wait()
-        if not self._closed:
-            self._items.append(item)
-            self._size += len(item)
-            self._readable.set()
-
-    async def get(self) -> bytes | None:
-        """Return the next item; None after the last."""
-        while not self._items:
-            if self._closed:
-                return None
-            self._readable.clear()
-            await self._readable.wait()
-        item = self._items.popleft()
-        self._size -= len(item)
-        if self._size < STREAM_WINDOW_BYTES:
-            self._writable.set()
-        return item
-
-    def close(self, *, discard: bool = False) -> None:
-        """No more items; with `discard` also forget those not read."""
-        self._closed = True
-        if discard:
-            self._items.clear()
-            self._size = 0
-        self._readable.set()
-        self._writable.set()
-
-
-class _Exchange:
-    """The state that the two ends of one call share."""
-
-    def __init__(
-        self, handler: Handler | None, metadata: Metadata, timeout_s: float | None
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.handler = handler
-        self.metadata = metadata
-        self.deadline_s = None if timeout_s is None else SYSTEM_CLOCK.monotonic_s() + timeout_s
-        self.requests = _Pipe()
-        self.responses = _Pipe()
-        self.initial_metadata: asyncio.Future[Metadata] = loop.create_future()
-        self.trailing_metadata: Metadata = ()
-        self.code: grpc.StatusCode | None = None
-        self.details = ""
-        self.locally_cancelled = False
-        self.ended = asyncio.Event()
-        self.done_callbacks: list[Callable[[], None]] = []
-        self.task: asyncio.Task[None] | None = None
-        self.feeder: asyncio.Task[None] | None = None
-        self._timer = (
-            None if timeout_s is None else loop.call_later(max(timeout_s, 0), self._expire)
-        )
-
-    def end(self, code: grpc.StatusCode, details: str = "", trailers: Metadata = ()) -> None:
-        """Decide the status; the first to call wins."""
-        if self.code is not None:
-            return
-        self.code, self.details, self.trailing_metadata = code, details, trailers
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.initial_metadata.done():
-            self.initial_metadata.set_result(())
-        self.responses.close(discard=code is not _OK and self.locally_cancelled)
-        self.requests.close(discard=True)
-        if self.feeder is not None:
-            self.feeder.cancel()
-        self.ended.set()
-        for callback in self.done_callbacks:
-            callback()
-
-    def stop(self, code: grpc.StatusCode, details: str) -> bool:
-        """End the call from outside the handler and cancel the handler."""
-        if self.code is not None:
-            return False
-        self.end(code, details)
-        if self.task is not None:
-            self.task.cancel(details)
-        return True
-
-    def cancel(self, details: str = "Locally cancelled by application!") -> bool:
-        """Cancel for the client."""
-        if self.code is None:
-            self.locally_cancelled = True
-        return self.stop(grpc.StatusCode.CANCELLED, details)
-
-    def _expire(self) -> None:
-        self.stop(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-
-    def time_remaining(self) -> float | None:
-        if self.deadline_s is None:
-            return None
-        return max(0.0, self.deadline_s - SYSTEM_CLOCK.monotonic_s())
+class _Gone(grpc.aio.InternalError):
+    """Ends a handler that writes to a call that is over, as the wire's failed batches do."""
 
 
 class _Context(grpc.aio.ServicerContext[Any, Any]):
     """The handler's end of a call."""
 
-    def __init__(self, exchange: _Exchange, handler: Handler) -> None:
+    def __init__(self, exchange: Exchange, handler: Handler) -> None:
         self._exchange = exchange
         self._handler = handler
-        self._code = _OK
+        self._code = grpc.StatusCode.OK
         self._details = ""
         self._trailers: Metadata = ()
+        self._aborted: _Aborted | None = None
 
     async def read(self) -> Any:
         data = await self._exchange.requests.get()
         return grpc.aio.EOF if data is None else self._handler.deserialize(data)
 
     async def write(self, message: Any) -> None:
-        await self.send_initial_metadata(())
-        await self._exchange.responses.put(self._handler.serialize(message))
+        if self._aborted is not None:
+            raise self._aborted
+        exchange = self._exchange
+        data = self._handler.serialize(message)
+        if len(data) > exchange.limit:
+            exchange.end(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large(data, exchange.limit))
+        exchange.begin(())
+        if not await exchange.responses.put(data):
+            raise _Gone("the call is over")
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
-        if not self._exchange.initial_metadata.done():
-            self._exchange.initial_metadata.set_result(tuple(initial_metadata))
+        if self._exchange.initial_metadata is not None:
+            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
+        self._exchange.begin(tuple(initial_metadata))
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         await self.abort(status.code, status.details, status.trailing_metadata)
@@ -175,7 +92,8 @@ class _Context(grpc.aio.ServicerContext[Any, Any]):
     ) -> NoReturn:
         self._code, self._details = code, details
         self._trailers = tuple(trailing_metadata) or self._trailers
-        raise _Aborted
+        self._aborted = _Aborted("Locally aborted.")
+        raise self._aborted
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         self._trailers = tuple(trailing_metadata)
@@ -233,15 +151,16 @@ class _Context(grpc.aio.ServicerContext[Any, Any]):
         exchange = self._exchange
         try:
             response = await self._handler.behavior(request, self)
-            if self._code is _OK and not self._handler.method.response_streaming:
+            if self._code is grpc.StatusCode.OK and not self._handler.method.response_streaming:
                 await self.write(response)
-        except _Aborted:
+        except (_Aborted, _Gone):
             pass
         except asyncio.CancelledError:
             exchange.end(grpc.StatusCode.CANCELLED, "the handler was cancelled")
             raise
         except Exception as error:
             # The wire would send the exception's text; no caller of ours relies on it.
+            log.fault("fault", error, method=self._handler.method.path)
             self._code, self._details = grpc.StatusCode.UNKNOWN, type(error).__name__
         exchange.end(self._code, self._details, self._trailers)
 
@@ -254,16 +173,19 @@ class _Context(grpc.aio.ServicerContext[Any, Any]):
 class _Call:
     """The client's end of a call; serves all four kinds."""
 
-    def __init__(
-        self, exchange: _Exchange, deserialize: Callable[[bytes], Any], limit: int
-    ) -> None:
+    def __init__(self, exchange: Exchange, deserialize: Callable[[bytes], Any]) -> None:
         self._exchange = exchange
         self._deserialize = deserialize
-        self._limit = limit
+        self._message: Any = None
 
     def __del__(self) -> None:
-        if self._exchange.code is None:
-            self._exchange.cancel("Cancelled upon garbage collection!")
+        exchange = self._exchange
+        if exchange.code is None:
+            # The collector may run in any thread, and when the loop is gone.
+            with contextlib.suppress(RuntimeError):
+                exchange.loop.call_soon_threadsafe(
+                    exchange.cancel, "Cancelled upon garbage collection!"
+                )
 
     def cancelled(self) -> bool:
         return self._exchange.locally_cancelled
@@ -284,18 +206,18 @@ class _Call:
             self._exchange.done_callbacks.append(lambda: callback(self))
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata(*await asyncio.shield(self._exchange.initial_metadata))
+        return grpc.aio.Metadata(*await self._exchange.begun())
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
-        await self._exchange.ended.wait()
+        await self._exchange.ended()
         return grpc.aio.Metadata(*self._exchange.trailing_metadata)
 
     async def code(self) -> grpc.StatusCode:
-        await self._exchange.ended.wait()
+        await self._exchange.ended()
         return cast("grpc.StatusCode", self._exchange.code)
 
     async def details(self) -> str:
-        await self._exchange.ended.wait()
+        await self._exchange.ended()
         return self._exchange.details
 
     async def wait_for_connection(self) -> None:
@@ -306,41 +228,45 @@ class _Call:
 
     async def _response(self) -> Any:
         message = await self.read()
+        if message is not grpc.aio.EOF:
+            self._message = message
         await self._finish()
-        return message
+        return self._message
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        while (message := await self.read()) is not grpc.aio.EOF:
-            yield message
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message
 
     async def read(self) -> Any:
         try:
             data = await self._exchange.responses.get()
-            if data is None:
-                await self._finish()
-                return grpc.aio.EOF
         except asyncio.CancelledError:
             self._exchange.cancel()
             raise
-        if len(data) > self._limit:
-            self._exchange.stop(grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large(data, self._limit))
+        if data is None:
             await self._finish()
+            return grpc.aio.EOF
         return self._deserialize(data)
 
     async def _finish(self) -> None:
-        """Wait for the status; raise unless it is OK."""
+        """Wait for the status; raise unless it is grpc.StatusCode.OK."""
         exchange = self._exchange
         try:
-            await exchange.ended.wait()
+            await exchange.ended()
         except asyncio.CancelledError:
             exchange.cancel()
             raise
         if exchange.locally_cancelled:
             raise asyncio.CancelledError
-        if exchange.code is not _OK:
+        if exchange.code is not grpc.StatusCode.OK:
             raise grpc.aio.AioRpcError(
                 cast("grpc.StatusCode", exchange.code),
-                grpc.aio.Metadata(*exchange.initial_metadata.result()),
+                grpc.aio.Metadata(*(exchange.initial_metadata or ())),
                 grpc.aio.Metadata(*exchange.trailing_metadata),
                 details=exchange.details,
             )
@@ -351,22 +277,32 @@ class _StreamingCall(_Call):
 
     def __init__(
         self,
-        exchange: _Exchange,
+        exchange: Exchange,
         serialize: Callable[[Any], bytes],
         deserialize: Callable[[bytes], Any],
-        limit: int,
+        *,
+        fed: bool,
     ) -> None:
-        super().__init__(exchange, deserialize, limit)
+        super().__init__(exchange, deserialize)
         self._serialize = serialize
+        self._fed = fed
 
     async def write(self, request: Any) -> None:
+        self._check_style()
         if self.done():
-            await self._finish()
-            raise asyncio.InvalidStateError("RPC already finished.")
-        await self._exchange.requests.put(self._serialize(request))
+            raise asyncio.InvalidStateError(_FINISHED)
+        if self._exchange.requests.closed:
+            raise asyncio.InvalidStateError(_HALF_CLOSED)
+        if not await self._exchange.send(self._serialize(request)):
+            raise asyncio.InvalidStateError(_FINISHED)
 
     async def done_writing(self) -> None:
+        self._check_style()
         self._exchange.requests.close()
+
+    def _check_style(self) -> None:
+        if self._fed:
+            raise grpc.aio.UsageError("this call sends what its iterator yields")
 
 
 class _MultiCallable:
@@ -391,59 +327,78 @@ class _MultiCallable:
         self,
         request: Any = None,
         *,
+        request_iterator: Any = None,
         timeout: float | None = None,
         metadata: Sequence[tuple[str, str | bytes]] | None = None,
         credentials: object = None,
         wait_for_ready: bool | None = None,
         compression: object = None,
     ) -> _Call:
-        sent, timeout_s = outgoing(self._path, tuple(metadata or ()), timeout)
-        handler = self._channel.table.find(self._path)
-        exchange = _Exchange(handler, sent, timeout_s)
-        limit = self._channel.max_message_bytes
-        if self._request_streaming:
-            call = _StreamingCall(exchange, self._serialize, self._deserialize, limit)
-            if request is not None:
-                exchange.feeder = asyncio.ensure_future(_feed(call, exchange, request))
-        else:
-            call = _Call(exchange, self._deserialize, limit)
-        self._start(exchange, handler, request, limit)
-        return call
+        requests = request if request_iterator is None else request_iterator
+        given = tuple(metadata or ())
+        _check_metadata(given)
+        sent, timeout_s = outgoing(self._path, given, timeout)
+        exchange = Exchange(sent, timeout_s, self._channel.max_message_bytes)
+        handler = self._accept(exchange, timeout_s)
+        if not self._request_streaming:
+            if handler is not None:
+                self._start(exchange, handler, request)
+            return _Call(exchange, self._deserialize)
+        fed = requests is not None
+        if handler is not None:
+            context = _Context(exchange, handler)
+            self._channel.spawn(exchange, context.run(context.requests()))
+            if fed:
+                self._channel.feed(exchange, _feed(exchange, self._serialize, requests))
+        return _StreamingCall(exchange, self._serialize, self._deserialize, fed=fed)
 
-    def _start(
-        self, exchange: _Exchange, handler: Handler | None, request: Any, limit: int
-    ) -> None:
-        if handler is None:
-            exchange.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-            return
+    def _accept(self, exchange: Exchange, timeout_s: float) -> Handler | None:
+        """Return the handler, or end the call."""
+        handler = self._channel.table.find(self._path)
         if self._channel.closed:
-            exchange.end(grpc.StatusCode.UNAVAILABLE, "the in-process server has stopped")
+            exchange.end(grpc.StatusCode.UNAVAILABLE, _STOPPED)
+        elif timeout_s <= 0:
+            exchange.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        elif handler is None:
+            exchange.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        else:
+            return handler
+        return None
+
+    def _start(self, exchange: Exchange, handler: Handler, request: Any) -> None:
+        data = self._serialize(request)
+        if len(data) > exchange.limit:
+            exchange.end(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large(data, exchange.limit))
             return
         context = _Context(exchange, handler)
-        if self._request_streaming:
-            arrived: Any = context.requests()
+        self._channel.spawn(exchange, context.run(handler.deserialize(data)))
+
+
+async def _feed(exchange: Exchange, serialize: Callable[[Any], bytes], requests: Any) -> None:
+    """Send what an iterator of requests yields; an iterator that fails cancels the call."""
+    try:
+        if isinstance(requests, AsyncIterable):
+            async for request in cast("AsyncIterable[Any]", requests):
+                if not await exchange.send(serialize(request)):
+                    return
         else:
-            data = self._serialize(request)
-            if len(data) > limit:
-                exchange.end(grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large(data, limit))
-                return
-            arrived = handler.deserialize(data)
-        exchange.task = self._channel.spawn(context.run(arrived))
-
-
-async def _feed(call: _StreamingCall, exchange: _Exchange, requests: Any) -> None:
-    """Send what an iterator of requests yields."""
-    if isinstance(requests, AsyncIterable):
-        async for request in cast("AsyncIterable[Any]", requests):
-            await exchange.requests.put(call._serialize(request))  # pyright: ignore[reportPrivateUsage]
+            for request in cast("Iterable[Any]", requests):
+                if not await exchange.send(serialize(request)):
+                    return
+    except Exception as error:
+        log.fault("the iterator of requests failed", error)
+        exchange.cancel()
     else:
-        for request in cast("Iterable[Any]", requests):
-            await exchange.requests.put(call._serialize(request))  # pyright: ignore[reportPrivateUsage]
-    exchange.requests.close()
+        exchange.requests.close()
 
 
-def _too_large(data: bytes, limit: int) -> str:
-    return f"Received message larger than max ({len(data)} vs. {limit})"
+def _check_metadata(metadata: Metadata) -> None:
+    """Refuse here what the wire would refuse, so that no caller works in one topology only."""
+    for key, value in metadata:
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        legal = isinstance(value, bytes) if key.endswith("-bin") else text.isascii()
+        if not (_METADATA_KEY.fullmatch(key) and legal):
+            raise grpc.aio.InternalError(f"illegal metadata: {key}")
 
 
 class InProcessChannel(grpc.aio.Channel):
@@ -455,13 +410,22 @@ class InProcessChannel(grpc.aio.Channel):
         self.table = table
         self.max_message_bytes = max_message_bytes
         self.closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Exchange] = {}
 
-    def spawn(self, coroutine: Any) -> asyncio.Task[None]:
-        """Run a handler in a task that this channel owns."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def spawn(self, exchange: Exchange, handling: Coroutine[Any, Any, None]) -> None:
+        """Run a handler in a task that this channel owns, with a context of its own."""
+        loop = exchange.loop
+        exchange.task = self._own(
+            exchange, loop.create_task(handling, context=contextvars.Context())
+        )
+
+    def feed(self, exchange: Exchange, feeding: Coroutine[Any, Any, None]) -> None:
+        """Run a feeder in a task that this channel owns, in the caller's context."""
+        exchange.feeder = self._own(exchange, exchange.loop.create_task(feeding))
+
+    def _own(self, exchange: Exchange, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._running[task] = exchange
+        task.add_done_callback(self._running.pop)
         return task
 
     def unary_unary(
@@ -509,14 +473,19 @@ class InProcessChannel(grpc.aio.Channel):
         return self.stream_unary(method, request_serializer, response_deserializer)
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuse new calls, give running ones `grace` seconds, then cancel them and wait."""
+        """Refuse new calls, give running ones `grace` seconds, then end them as unavailable.
+
+        Handlers that ignore their cancellation are waited for no longer than CANCEL_WAIT_S.
+        """
         self.closed = True
-        if self._tasks and grace:
-            await asyncio.wait(self._tasks, timeout=grace)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._running and grace:
+            await asyncio.wait(self._running, timeout=grace)
+        for exchange in list(self._running.values()):
+            exchange.stop(grpc.StatusCode.UNAVAILABLE, _STOPPED)
+        if self._running:
+            _, ignoring = await asyncio.wait(self._running, timeout=CANCEL_WAIT_S)
+            if ignoring:
+                log.warning("handlers ignore their cancellation", count=len(ignoring))
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return grpc.ChannelConnectivity.SHUTDOWN if self.closed else grpc.ChannelConnectivity.READY

@@ -8,6 +8,7 @@ when everything else is shed, or overload would become restarts.
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import grpc
@@ -18,12 +19,12 @@ from mesh.call import (
     Call,
     Identity,
     current_call,
-    new_request_id,
     new_trace,
     parse_traceparent,
     set_call,
+    valid_request_id,
 )
-from mesh.clock import Clock
+from mesh.clock import SYSTEM_CLOCK, Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Internal, PlexusError, trailing_metadata
 from mesh.handlers import Behavior, Context, Interceptor, Method
 from mesh.identity import Authenticator
@@ -33,7 +34,6 @@ from mesh.outgoing import PRIORITY_KEY, REQUEST_ID_KEY, TRACEPARENT_KEY
 
 _EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
 _NOBODY = Identity("", "anonymous")
-_MAX_REQUEST_ID_CHARS = 64
 
 log = Log("rpc")
 
@@ -52,8 +52,11 @@ def interceptors(
         Telemetry(clock),
         IdentityCheck(authenticator),
         AdmissionControl(component, clock, admission),
-        Deadline(clock, default_deadline_s),
+        Deadline(default_deadline_s),
     )
+
+
+_metadata: ContextVar[Mapping[str, str]] = ContextVar("plexus_metadata")
 
 
 def metadata_of(context: Context) -> dict[str, str]:
@@ -77,6 +80,13 @@ class ErrorMapping:
                 return await behavior(request, context)
             except PlexusError as error:
                 await _abort(context, error)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody cancelled this call: the handler let the end of something of its own
+                # through. grpc.aio would send no status, and the caller would wait in vain.
+                await _abort(context, Cancelled("something that the call waited for was cancelled"))
 
         return mapped
 
@@ -98,7 +108,9 @@ class Telemetry:
 
         async def measured(request: Any, context: Context) -> Any:
             started_s = self._clock.monotonic_s()
-            call = _open(metadata_of(context))
+            metadata = metadata_of(context)
+            _metadata.set(metadata)
+            call = _open(metadata)
             set_call(call)
             error: PlexusError | None = None
             try:
@@ -107,7 +119,9 @@ class Telemetry:
                 error = raised
                 raise
             except asyncio.CancelledError:
-                error = Cancelled("the call was cancelled")
+                error = _why_cancelled()
+                raise
+            except grpc.aio.AbortError:
                 raise
             except Exception as raised:
                 if _is_transport_end(raised):
@@ -128,11 +142,18 @@ class Telemetry:
 
 
 def _is_transport_end(error: Exception) -> bool:
-    """Whether grpc.aio says in its own way that the peer is gone, or that we aborted."""
-    return isinstance(error, grpc.aio.AbortError) or type(error).__name__ in (
-        "ExecuteBatchError",
-        "_Aborted",
+    """Whether the transport says in its own way that the peer, or our own server, is gone."""
+    return (
+        isinstance(error, grpc.aio.InternalError) or type(error).__name__ == "_ServerStoppedError"
     )
+
+
+def _why_cancelled() -> PlexusError:
+    """Tell the deadline, which cancels handlers as well, from a caller that went away."""
+    deadline_s = current_call().deadline_s
+    if deadline_s is not None and SYSTEM_CLOCK.monotonic_s() >= deadline_s:
+        return DeadlineExceeded("the call's deadline passed")
+    return Cancelled("the call was cancelled")
 
 
 def _code_of(context: Context) -> str:
@@ -141,7 +162,7 @@ def _code_of(context: Context) -> str:
 
 
 def _open(metadata: Mapping[str, str]) -> Call:
-    request_id = metadata.get(REQUEST_ID_KEY, "")[:_MAX_REQUEST_ID_CHARS] or new_request_id()
+    request_id = valid_request_id(metadata.get(REQUEST_ID_KEY, ""))
     trace = parse_traceparent(metadata.get(TRACEPARENT_KEY, "")) or new_trace()
     return Call(_NOBODY, request_id, None, trace)
 
@@ -149,6 +170,8 @@ def _open(metadata: Mapping[str, str]) -> Call:
 def _log(name: str, code: str, took_s: float, error: PlexusError | None, context: Context) -> None:
     # A hop inside the process is part of a request that is logged at its edge already.
     quiet = context.peer() == PEER or name.startswith("grpc.")
+    if quiet and not log.debugging:
+        return
     emit = log.debug if quiet else log.info
     call = current_call()
     emit(
@@ -175,13 +198,43 @@ class IdentityCheck:
 
         async def identified(request: Any, context: Context) -> Any:
             identity = self._authenticator.authenticate(
-                metadata_of(context), trusted_peer=context.peer() == PEER
+                _metadata.get(), trusted_peer=context.peer() == PEER
             )
             call = current_call()
             set_call(Call(identity, call.request_id, call.deadline_s, call.trace))
             return await behavior(request, context)
 
         return identified
+
+
+class InFlight:
+    """Knows the handlers that run, of both transports.
+
+    A stopped wire server may return before the handlers that it cancelled have cleaned up;
+    what they use must not be closed under them.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def intercept(self, method: Method, behavior: Behavior) -> Behavior:
+        async def counted(request: Any, context: Context) -> Any:
+            task = asyncio.current_task()
+            assert task is not None, "handlers run in tasks"
+            self._tasks.add(task)
+            try:
+                return await behavior(request, context)
+            finally:
+                self._tasks.discard(task)
+
+        return counted
+
+    async def settle(self, timeout_s: float) -> None:
+        """Return once no handler runs, or when `timeout_s` has passed."""
+        if self._tasks:
+            _, ignoring = await asyncio.wait(self._tasks, timeout=timeout_s)
+            if ignoring:
+                log.warning("handlers still run", count=len(ignoring))
 
 
 class AdmissionControl:
@@ -203,7 +256,7 @@ class AdmissionControl:
             left_s = time_left_s(context)
             deadline_s = None if left_s is None else self._clock.monotonic_s() + left_s
             try:
-                await self._admission.acquire(deadline_s=deadline_s, priority=_priority(context))
+                await self._admission.acquire(deadline_s=deadline_s, priority=_priority())
             except PlexusError:
                 self._shed.inc()
                 raise
@@ -215,19 +268,19 @@ class AdmissionControl:
         return admitted
 
 
-def _priority(context: Context) -> int:
-    text = metadata_of(context).get(PRIORITY_KEY, "")
-    return int(text) if text.isdigit() and len(text) == 1 else DEFAULT_PRIORITY
+def _priority() -> int:
+    text = _metadata.get().get(PRIORITY_KEY, "")
+    return int(text) if text.isdecimal() and len(text) == 1 else DEFAULT_PRIORITY
 
 
 class Deadline:
     """Puts the caller's deadline, or the default one, into the context and enforces it.
 
     grpc.aio does not cancel a handler at the deadline by itself in every state; this does.
+    A deadline is always on the machine's clock, as the transports' own are.
     """
 
-    def __init__(self, clock: Clock, default_s: float) -> None:
-        self._clock = clock
+    def __init__(self, default_s: float) -> None:
         self._default_s = default_s
 
     def intercept(self, method: Method, behavior: Behavior) -> Behavior:
@@ -238,8 +291,11 @@ class Deadline:
             left_s = time_left_s(context)
             left_s = self._default_s if left_s is None else left_s
             call = current_call()
-            deadline_s = self._clock.monotonic_s() + left_s
+            deadline_s = SYSTEM_CLOCK.monotonic_s() + left_s
             set_call(Call(call.identity, call.request_id, deadline_s, call.trace))
+            if context.peer() == PEER:
+                # There every call has a deadline, and a timer of its own.
+                return await behavior(request, context)
             timer = asyncio.timeout(left_s)
             try:
                 async with timer:

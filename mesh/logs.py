@@ -30,6 +30,11 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(f"{_ROOT}.{name}")
 
+    @property
+    def debugging(self) -> bool:
+        """Whether `debug` logs anything."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **fields: object) -> None:
         """Log detail that is off by default."""
         self._emit(logging.DEBUG, event, fields)
@@ -64,7 +69,8 @@ class _LineFormatter(logging.Formatter):
 
 def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    if any(c in text for c in ' "=\n\r'):
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
-    return text
+    if text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    # Nothing that a terminal or a line-based reader acts on passes as it is.
+    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped) + '"'

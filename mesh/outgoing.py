@@ -1,5 +1,7 @@
 """What every outgoing call carries: identity, request id, trace and remaining deadline."""
 
+import math
+
 from mesh.call import current_call_or_none
 from mesh.clock import SYSTEM_CLOCK
 
@@ -14,6 +16,8 @@ HOP_MARGIN_S = 0.005
 """Kept back at each hop, so that the callee's refusal arrives before the caller gives up."""
 DEFAULT_TIMEOUT_S = 30.0
 """For calls that nobody gave a deadline: no remote call is without one."""
+_ROUNDING_S = 0.002
+"""What a timeout may grow by between our clock and gRPC's before gRPC rounds it up."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -29,7 +33,6 @@ def outgoing(
     call = current_call_or_none()
     if call is None:
         return metadata, DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
-    given = {key for key, _ in metadata}
     added: list[tuple[str, str | bytes]] = [
         (TENANT_KEY, call.identity.tenant),
         (PRINCIPAL_KEY, call.identity.principal),
@@ -38,10 +41,21 @@ def outgoing(
     ]
     if mesh_token:
         added.append((MESH_TOKEN_KEY, mesh_token))
-    sent = metadata + tuple(pair for pair in added if pair[0] not in given)
+    if metadata:
+        given = {key for key, _ in metadata}
+        added = [pair for pair in added if pair[0] not in given]
+    sent = metadata + tuple(added)
     left_s = DEFAULT_TIMEOUT_S
     if call.deadline_s is not None:
-        left_s = max(0.0, call.deadline_s - SYSTEM_CLOCK.monotonic_s() - HOP_MARGIN_S)
+        left_s = _floor(call.deadline_s - SYSTEM_CLOCK.monotonic_s() - HOP_MARGIN_S)
     elif timeout_s is not None:
         left_s = timeout_s
     return sent, left_s if timeout_s is None else min(timeout_s, left_s)
+
+
+def _floor(left_s: float) -> float:
+    """Round down to three digits: the wire has no more, and would round up, past the caller's."""
+    if left_s < 1:
+        return max(0.0, left_s)
+    step = 10.0 ** (int(math.log10(left_s)) - 2)
+    return math.floor(left_s / step) * step - _ROUNDING_S

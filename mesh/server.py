@@ -23,13 +23,15 @@ from mesh.handlers import ServiceTable
 from mesh.health import Health
 from mesh.identity import Authenticator
 from mesh.inprocess import InProcessChannel
-from mesh.interceptors import interceptors
+from mesh.interceptors import InFlight, interceptors
 from mesh.logs import Log
 from mesh.settings import MeshSettings
 
 MAX_METADATA_BYTES = 8 * 1024
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 STREAM_WINDOW_BYTES = 65_536
+SETTLE_S = 5.0
+"""How long a drain waits for handlers that were cancelled at the end of the grace."""
 
 log = Log("server")
 
@@ -68,17 +70,21 @@ class ComponentServer:
         self.admission = Admission(
             clock, limit=settings.max_concurrent_calls, queue_limit=settings.max_queued_calls
         )
+        self._in_flight = InFlight()
         self.table = ServiceTable(
-            interceptors(
-                component.name,
-                clock=clock,
-                authenticator=Authenticator(settings),
-                admission=self.admission,
-                default_deadline_s=settings.default_deadline_s,
+            (
+                self._in_flight,
+                *interceptors(
+                    component.name,
+                    clock=clock,
+                    authenticator=Authenticator(settings),
+                    admission=self.admission,
+                    default_deadline_s=settings.default_deadline_s,
+                ),
             )
         )
         component.register(self.table)
-        self.health = Health()
+        self.health = Health(component.readiness)
         names = (*self.table.service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         # Foreign stubs ask for a grpc server; the table stands in for one (see mesh.handlers).
         foreign: Any = self.table
@@ -90,10 +96,13 @@ class ComponentServer:
         add_reflection(reflection.aio.ReflectionServicer(names), foreign)
         self.channel = InProcessChannel(self.table, max_message_bytes=settings.max_message_bytes)
         self._wire: grpc.aio.Server | None = None
+        self._finishing = asyncio.Lock()
+        self._started = False
 
     async def start(self) -> None:
         """Start the component and report it ready."""
         await self.health.set_live()
+        self._started = True
         await self.component.start()
         await self.health.set_ready(True)
 
@@ -113,7 +122,7 @@ class ComponentServer:
         wire = grpc.aio.server(options=server_options(self._settings))
         wire.add_generic_rpc_handlers((self.table.as_generic_handler(),))
         try:
-            bound = wire.add_insecure_port(f"{host}:{port}")
+            bound = wire.add_insecure_port(_address(host, port))
         except RuntimeError as error:
             raise port_taken(self.component.name, host, port) from error
         await wire.start()
@@ -131,12 +140,31 @@ class ComponentServer:
         await self.finish()
 
     async def finish(self) -> None:
-        """The second half of a drain: no new calls, let running ones end, close the component."""
+        """The second half of a drain: no new calls, let running ones end, close the component.
+
+        Idempotent; a component that was never started is not closed.
+        """
+        async with self._finishing:
+            try:
+                await self._stop_serving()
+            finally:
+                if self._started:
+                    self._started = False
+                    await self.component.close()
+
+    async def _stop_serving(self) -> None:
+        grace_s = self._settings.drain_grace_s
+        self.health.close()
+        stops = [self.channel.close(grace_s)]
         if self._wire is not None:
-            await self._wire.stop(self._settings.drain_grace_s)
+            stops.append(self._wire.stop(grace_s))
             self._wire = None
-        await self.channel.close(self._settings.drain_grace_s)
-        await self.component.close()
+        await asyncio.gather(*stops)
+        await self._in_flight.settle(SETTLE_S)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def port_taken(component: str, host: str, port: int) -> FailedPrecondition:

@@ -19,8 +19,10 @@ def require(condition: bool, field: str, why: str) -> None:
 def check_bytes(text: str, field: str, *, low: int = 0, high: int) -> None:
     """Require `low` to `high` bytes of UTF-8."""
     # Characters bound bytes from below, so most texts need no encoding to be judged.
-    size = len(text) if len(text) > high or len(text) * 4 <= high else len(text.encode())
-    if len(text) < low or size > high:
+    if low <= len(text) and len(text) * 4 <= high:
+        return
+    size = len(text) if len(text) > high else len(text.encode())
+    if not low <= size <= high:
         raise invalid(field, f"must be {low} to {high} bytes, is {size}")
 
 
