@@ -5,12 +5,25 @@ import hmac
 from collections.abc import Mapping
 
 from mesh.call import Identity
-from mesh.errors import PermissionDenied, Reason, Unauthenticated
+from mesh.errors import PermissionDenied, Reason, ResourceExhausted, Unauthenticated
 from mesh.outgoing import MESH_TOKEN_KEY, PRINCIPAL_KEY, TENANT_KEY
 from mesh.settings import MeshSettings
 
 AUTHORIZATION_KEY = "authorization"
 API_KEY_KEY = "x-api-key"
+
+
+MAX_METADATA_BYTES = 8 * 1024
+"""What a call's metadata, or an HTTP request's headers, may have in names and values."""
+
+
+def check_metadata_size(size: int) -> None:
+    """Raise ResourceExhausted(METADATA_TOO_LARGE) above `MAX_METADATA_BYTES`."""
+    if size > MAX_METADATA_BYTES:
+        raise ResourceExhausted(
+            f"the metadata has {size} bytes; at most {MAX_METADATA_BYTES} are accepted",
+            reason=Reason.METADATA_TOO_LARGE,
+        )
 
 
 class Authenticator:

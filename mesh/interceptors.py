@@ -27,7 +27,7 @@ from mesh.call import (
 from mesh.clock import SYSTEM_CLOCK, Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Internal, PlexusError, trailing_metadata
 from mesh.handlers import Behavior, Context, Interceptor, Method
-from mesh.identity import Authenticator
+from mesh.identity import Authenticator, check_metadata_size
 from mesh.inprocess import PEER
 from mesh.logs import Log
 from mesh.outgoing import PRIORITY_KEY, REQUEST_ID_KEY, TRACEPARENT_KEY
@@ -197,9 +197,11 @@ class IdentityCheck:
             return behavior
 
         async def identified(request: Any, context: Context) -> Any:
-            identity = self._authenticator.authenticate(
-                _metadata.get(), trusted_peer=context.peer() == PEER
-            )
+            trusted = context.peer() == PEER
+            if not trusted:
+                pairs: Any = context.invocation_metadata() or ()
+                check_metadata_size(sum(len(key) + len(value) for key, value in pairs))
+            identity = self._authenticator.authenticate(_metadata.get(), trusted_peer=trusted)
             call = current_call()
             set_call(Call(identity, call.request_id, call.deadline_s, call.trace))
             return await behavior(request, context)

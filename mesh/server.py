@@ -27,7 +27,8 @@ from mesh.interceptors import InFlight, interceptors
 from mesh.logs import Log
 from mesh.settings import MeshSettings
 
-MAX_METADATA_BYTES = 8 * 1024
+HARD_METADATA_BYTES = 64 * 1024
+"""Above this gRPC refuses a call by itself; up to it ours does, and says why (mesh.identity)."""
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 STREAM_WINDOW_BYTES = 65_536
 SETTLE_S = 5.0
@@ -42,8 +43,9 @@ def server_options(settings: MeshSettings) -> list[tuple[str, Any]]:
         # Two servers that silently share a port are worse than one that says it is taken.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES * 2),
+        # Between a lower soft limit and the hard one gRPC would refuse calls at random.
+        ("grpc.max_metadata_size", HARD_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", HARD_METADATA_BYTES),
         # Half of the clients' keepalive interval, or their pings would count as abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -35,10 +35,10 @@ from mesh.errors import (
     Unimplemented,
     from_rpc_error,
 )
-from mesh.identity import Authenticator
+from mesh.identity import Authenticator, check_metadata_size
 from mesh.logs import Log
 from mesh.outgoing import REQUEST_ID_KEY
-from mesh.server import LOOPBACK_HOSTS, port_taken
+from mesh.server import HARD_METADATA_BYTES, LOOPBACK_HOSTS, port_taken
 
 CUT_TIMEOUT_S = 1.0
 """How long a request that was cut off at the end of the grace may take to say so."""
@@ -144,6 +144,9 @@ class HttpEdge:
             # A client that goes away cancels its handler, and with it the call and the provider's.
             handler_cancellation=True,
             shutdown_timeout=CUT_TIMEOUT_S,
+            # Larger than what is accepted, so that the refusal can say why.
+            max_line_size=HARD_METADATA_BYTES,
+            max_field_size=HARD_METADATA_BYTES,
         )
 
     def _middleware(self) -> Middleware:
@@ -209,6 +212,7 @@ class HttpEdge:
 
     def _admit(self, request: web.Request) -> web.Response | None:
         """Check where the request comes from; return the answer to a preflight."""
+        check_metadata_size(sum(len(name) + len(v) for name, v in request.headers.items()))
         check_headers(request.headers)
         origin = request.headers.get("origin", "")
         self._origins.check(request.headers.get("host", ""), origin)

@@ -33,6 +33,7 @@ _STATUS_BY_REASON = {
     Reason.UPSTREAM_REJECTED: 400,
     Reason.IDEMPOTENCY_KEY_REUSED: 409,
     Reason.MESSAGE_TOO_LARGE: 413,
+    Reason.METADATA_TOO_LARGE: 431,
     # Our own credentials were refused, not the caller's.
     Reason.UPSTREAM_UNAUTHENTICATED: 502,
 }

@@ -1,5 +1,6 @@
 """A conversation over gRPC: streamed, recalled, cached, routed, remembered and accounted."""
 
+import aiohttp
 import grpc.aio
 import pytest
 
@@ -161,11 +162,15 @@ async def test_an_unknown_tenant_is_refused(mesh: Mesh) -> None:
 
 async def test_oversize_metadata_is_refused(mesh: Mesh) -> None:
     stub = gateway_service_pb2_grpc.GatewayServiceStub(mesh.channel())
+    big = (("x-big", "v" * 20_000),)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await stub.ListModels(
-            pb.ListModelsRequest(), metadata=(("x-big", "v" * 20_000),), timeout=TIMEOUT_S
-        )
+        await stub.ListModels(pb.ListModelsRequest(), metadata=big, timeout=TIMEOUT_S)
     assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert from_rpc_error(raised.value).reason == Reason.METADATA_TOO_LARGE
+    url = f"{mesh.http_url}/v1/models"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=dict(big)) as refused:
+        body = await refused.json()
+    assert (refused.status, body["error"]["code"]) == (431, Reason.METADATA_TOO_LARGE)
 
 
 async def test_embeddings_are_normalised_and_booked(mesh: Mesh) -> None:
