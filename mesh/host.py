@@ -103,19 +103,23 @@ class Host:
         """Drain the components in reverse order: callers before those they call.
 
         The gateway's streams finish first, while what they need still serves. Readiness of all
-        falls at once.
+        falls at once, and the grace is one for all.
         """
         self._draining = True
         await asyncio.gather(*(s.health.set_ready(False) for s in self._servers.values()))
         if self._listening:
             await self._clock.sleep(self.settings.drain_hold_s)
+        ends_s = self._clock.monotonic_s() + self.settings.drain_grace_s
         for edge in reversed(self._edges):
-            await edge.close(self.settings.drain_grace_s)
+            await edge.close(self._left_s(ends_s))
         for server in reversed(self._servers.values()):
-            await server.finish()
+            await server.finish(self._left_s(ends_s))
         for channel in self._remote.values():
             await channel.close()
         self._remote.clear()
+
+    def _left_s(self, ends_s: float) -> float:
+        return max(0.0, ends_s - self._clock.monotonic_s())
 
     def _address_of(self, component: str) -> str:
         placed = self.settings.placement.get(component, "")

@@ -141,21 +141,23 @@ class ComponentServer:
             await self._clock.sleep(self._settings.drain_hold_s)
         await self.finish()
 
-    async def finish(self) -> None:
+    async def finish(self, grace_s: float | None = None) -> None:
         """The second half of a drain: no new calls, let running ones end, close the component.
 
+        `grace_s` is the settings' unless given: a host shares one grace among its components.
         Idempotent; a component that was never started is not closed.
         """
         async with self._finishing:
             try:
-                await self._stop_serving()
+                await self._stop_serving(
+                    self._settings.drain_grace_s if grace_s is None else grace_s
+                )
             finally:
                 if self._started:
                     self._started = False
                     await self.component.close()
 
-    async def _stop_serving(self) -> None:
-        grace_s = self._settings.drain_grace_s
+    async def _stop_serving(self, grace_s: float) -> None:
         self.health.close()
         stops = [self.channel.close(grace_s)]
         if self._wire is not None:
