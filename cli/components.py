@@ -131,7 +131,8 @@ class Maker:
         from services.memory.build import build
 
         settings = self._load(MemorySettings, "memory")
-        settings = replace(settings, data_dir=self._environment.mesh.data_dir / "memory")
+        data_dir = settings.data_dir or self._environment.mesh.data_dir / "memory"
+        settings = replace(settings, data_dir=data_dir)
         built = await build(settings, clock=SYSTEM_CLOCK, router=self._channel_to("router"))
         return Hosted("memory", built, memory_service_pb2_grpc.add_MemoryServiceServicer_to_server)
 

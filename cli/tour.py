@@ -105,6 +105,7 @@ class Tour:
             document_id=DOCUMENT.name,
             media_type="text/markdown",
             title="Operating gRPC services",
+            size_bytes=len(text),
         )
         yield memory_pb.IngestDocumentRequest(header=header)
         for at in range(0, len(text), CHUNK_BYTES):

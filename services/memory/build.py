@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc.aio
 
@@ -19,6 +20,9 @@ from services.memory.settings import MemorySettings
 from services.memory.store import MemoryStore, StoreStatistics
 
 log = Log("memory")
+
+
+DEFAULT_DATA_DIR = Path(".plexus/memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,7 @@ def make_store(settings: MemorySettings, clock: Clock) -> MemoryStore:
             max_in_flight=settings.max_in_flight,
         )
     return EdgeStore(
-        settings.data_dir,
+        settings.data_dir or DEFAULT_DATA_DIR,
         clock=clock,
         dimensions=settings.dimensions,
         call_timeout_ms=settings.call_timeout_ms,

@@ -59,6 +59,8 @@ async def read_upload(
         check_bytes_count(len(data), "document", MAX_DOCUMENT_BYTES)
     if header is None:
         raise invalid("header", "is missing")
+    if header.HasField("size_bytes") and header.size_bytes != len(data):
+        raise invalid("chunk", f"the upload ended after {len(data)} of {header.size_bytes} bytes")
     return header, bytes(data)
 
 

@@ -15,8 +15,8 @@ class MemorySettings:
     """The gRPC port; 0 picks a free one."""
     store: Literal["edge", "server"] = "edge"
     """`edge`: an engine in a process of its own beside this one. `server`: a Qdrant cluster."""
-    data_dir: Path = Path(".plexus/memory")
-    """Where the edge store keeps its data; one process at a time owns it."""
+    data_dir: Path | None = None
+    """Where the edge store keeps its data; one process owns it. Empty: `memory` in the mesh's."""
     qdrant_url: str = "http://127.0.0.1:6334"
     """The gRPC address of Qdrant for `store: server`; https turns TLS on."""
     qdrant_api_key: Secret = Secret("")

@@ -556,7 +556,7 @@ NEW = b"# Foxes\n\nA fox barks.\n"
 
 
 async def test_a_document_is_cut_by_structure_and_found(mesh: Mesh) -> None:
-    done = await ingest(mesh, OLD[:10], OLD[10:], title="Field guide")
+    done = await ingest(mesh, OLD[:10], OLD[10:], title="Field guide", size_bytes=len(OLD))
     assert (done.piece_count, done.unchanged, done.replaced_count) == (2, False, 0)
     first, second = await pieces(mesh)
     assert second.text == "Foxes > Dens\n\nA den is dug in sand."
@@ -630,6 +630,7 @@ async def _outcome(call: Any) -> None:
         ("chunk", [b"\xff\xfe"], {}),
         ("chunk", [b" \n "], {}),
         ("chunk", [b"x" * (1024 * 1024 + 1)], {}),
+        ("chunk", [OLD[:10]], {"size_bytes": len(OLD)}),
     ],
 )
 async def test_uploads_outside_the_limits_are_refused(

@@ -388,16 +388,18 @@ class IngestDocumentRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[DocumentHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class DocumentHeader(_message.Message):
-    __slots__ = ("scope", "document_id", "media_type", "title")
+    __slots__ = ("scope", "document_id", "media_type", "title", "size_bytes")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
     MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     scope: _scope_pb2.Scope
     document_id: str
     media_type: str
     title: str
-    def __init__(self, scope: _Optional[_Union[_scope_pb2.Scope, _Mapping]] = ..., document_id: _Optional[str] = ..., media_type: _Optional[str] = ..., title: _Optional[str] = ...) -> None: ...
+    size_bytes: int
+    def __init__(self, scope: _Optional[_Union[_scope_pb2.Scope, _Mapping]] = ..., document_id: _Optional[str] = ..., media_type: _Optional[str] = ..., title: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class IngestDocumentResponse(_message.Message):
     __slots__ = ("piece_count", "unchanged", "replaced_count")
