@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cli.version import plexus_version
+from cli.version import plexus_version, program
 
 ORDER = ("gateway", "memory", "router", "cache", "metrics")
 
@@ -64,7 +64,8 @@ def _hinted(provider_lines: Sequence[str]) -> Sequence[str]:
 
 def _chat(listeners: Mapping[str, str]) -> str:
     address = listeners.get("gateway", "")
-    return "plexus chat" if address.endswith(":50050") else f"plexus chat --address {address}"
+    chat = f"{program()} chat"
+    return chat if address.endswith(":50050") else f"{chat} --address {address}"
 
 
 def _suggestions(base_url: str, chat: str) -> list[tuple[str, list[str]]]:

@@ -16,9 +16,9 @@ from rich.table import Table
 from cli.answer import Answer, events, user_turn
 from cli.client import CALL_TIMEOUT_S, MeshClient
 from cli.console import plain
-from cli.figures import count, milliseconds
+from cli.figures import cost, count, milliseconds
 from cli.openai_edge import EdgeAnswer, ask_with_openai, ask_with_plain_http
-from cli.transcript import Transcript, price, tokens
+from cli.transcript import Transcript, saving, tokens
 from mesh.clock import SYSTEM_CLOCK, Clock
 from mesh.errors import DeadlineExceeded, FailedPrecondition
 from plexus.common.v1 import message_pb2, scope_pb2
@@ -219,13 +219,13 @@ class Tour:
 
 
 def results_table(steps: Sequence[Step]) -> Table:
-    """Return a line for each turn: stages, memories, cache, tokens, cost."""
+    """Return a line for each turn: stages, memories, cache, tokens, cost, saving."""
     names = _stage_names(steps)
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.add_column("turn")
     for name in names:
         table.add_column(name, justify="right")
-    for name in ("all", "memories", "cache", "tokens", "cost"):
+    for name in ("all", "memories", "cache", "tokens", "cost", "saved"):
         table.add_column(name, justify="left" if name == "cache" else "right")
     for step in steps:
         times = _stage_times(step.answer)
@@ -237,7 +237,8 @@ def results_table(steps: Sequence[Step]) -> Table:
             str(_recalled(step.answer)),
             step.answer.cache_words,
             tokens(step.answer).removesuffix(" tokens"),
-            price(step.answer),
+            cost(step.answer.usage.cost),
+            saving(step.answer),
         )
     return table
 
@@ -255,7 +256,8 @@ def as_data(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "cache": step.answer.cache_words,
             "input_tokens": step.answer.usage.usage.input_tokens,
             "output_tokens": step.answer.usage.usage.output_tokens,
-            "cost": price(step.answer),
+            "cost": cost(step.answer.usage.cost),
+            "saved": saving(step.answer),
         }
         for step in steps
     ]

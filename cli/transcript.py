@@ -114,6 +114,15 @@ def price(answer: Answer) -> str:
     return cost(report.cost) if report.HasField("cost") else ""
 
 
+def saving(answer: Answer) -> str:
+    """Return the tokens, and the money where a price is known, that the cache saved; else empty."""
+    report = answer.usage
+    if not report.HasField("saved"):
+        return ""
+    money = cost(report.saved) if report.saved.nano_usd else ""
+    return ", ".join(part for part in (tokens(answer), money) if part)
+
+
 def timing(answer: Answer) -> str:
     """Return the whole time and the stages that took most of it."""
     completed = answer.completed or pb.Completed()

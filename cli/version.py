@@ -1,5 +1,8 @@
-"""The version of this Plexus."""
+"""Which Plexus this is, and how it is called."""
 
+import os
+import shutil
+import sys
 from importlib import metadata
 
 
@@ -9,3 +12,10 @@ def plexus_version() -> str:
         return metadata.version("plexus-mesh")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def program() -> str:
+    """Return what to type to run this command: its name if PATH finds it, else its path."""
+    if shutil.which("plexus") or not sys.argv[0].endswith("plexus"):
+        return "plexus"
+    return os.path.relpath(sys.argv[0])
