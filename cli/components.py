@@ -1,10 +1,12 @@
 """Makes each component from its settings; the only place that knows them all."""
 
+import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc.aio
 
@@ -12,7 +14,8 @@ from gateway.build import Gateway
 from gateway.settings import GatewaySettings
 from mesh.clock import SYSTEM_CLOCK
 from mesh.component import Component, Hosted
-from mesh.settings import MeshSettings, load, read_file
+from mesh.errors import FailedPrecondition, Reason
+from mesh.settings import MeshSettings, load, read_file, variable
 from plexus.cache.v1 import cache_service_pb2_grpc
 from plexus.memory.v1 import memory_service_pb2_grpc
 from plexus.metrics.v1 import metrics_service_pb2_grpc
@@ -154,3 +157,23 @@ class Maker:
     def _load(self, cls: type[T], component: str) -> T:
         environment = self._environment
         return load(cls, component, file=environment.file, environ=environment.environ)
+
+
+_OF_THE_CLIENT = frozenset({"PLEXUS_ADDRESS", "PLEXUS_API_KEY"})
+"""Variables that the commands which talk to a mesh read; they are no settings of a mesh."""
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Refuse a PLEXUS_ variable that is no setting: a mistyped one would do nothing, silently."""
+    known = {
+        variable(section, setting.name)
+        for section, cls in SECTIONS.items()
+        for setting in dataclasses.fields(cast("Any", cls))
+    }
+    for name in environ:
+        if name.startswith("PLEXUS_") and name not in known and name not in _OF_THE_CLIENT:
+            near = difflib.get_close_matches(name.replace("_MESH_", "_"), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ": see `plexus config`"
+            raise FailedPrecondition(
+                f"{name} in the environment is not a setting{hint}", reason=Reason.INVALID_SETTINGS
+            )

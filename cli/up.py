@@ -1,6 +1,7 @@
 """`plexus up` and `plexus serve`: run the mesh, or one component, until a signal."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from cli.banner import render_banner
-from cli.components import Environment, Maker, port_of
+from cli.components import Environment, Maker, check_environment, port_of
 from cli.console import output
 from cli.embedded import EmbeddedMesh, embedded_mesh, http_edge
 from mesh.admin import AdminServer
@@ -42,6 +43,7 @@ def run(main: "asyncio.Future[None] | object") -> None:
 
 async def _up(file: Path | None, as_json: bool) -> None:
     started_s = time.perf_counter()
+    check_environment(os.environ)
     settings = load(MeshSettings, "mesh", file=file)
     configure(log_level(settings))
     async with embedded_mesh(file=file) as mesh:
@@ -63,6 +65,7 @@ def _announce(mesh: EmbeddedMesh, took_s: float, as_json: bool) -> None:
 
 
 async def _serve(component: str, file: Path | None, as_json: bool) -> None:
+    check_environment(os.environ)
     mesh = load(MeshSettings, "mesh", file=file)
     configure(log_level(mesh))
     environment = Environment(mesh=mesh, file=file, discover_providers=component == "router")

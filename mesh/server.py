@@ -7,13 +7,11 @@ late; then no new calls, and running ones finish within the grace; then the comp
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from mesh.admission import Admission
 from mesh.clock import SYSTEM_CLOCK, Clock
@@ -25,6 +23,7 @@ from mesh.identity import Authenticator
 from mesh.inprocess import InProcessChannel
 from mesh.interceptors import InFlight, interceptors
 from mesh.logs import Log
+from mesh.reflection import add_reflection
 from mesh.settings import MeshSettings
 
 HARD_METADATA_BYTES = 64 * 1024
@@ -87,15 +86,11 @@ class ComponentServer:
         )
         component.register(self.table)
         self.health = Health(component.readiness)
-        names = (*self.table.service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        names = (*self.table.service_names, "grpc.health.v1.Health")
         # Foreign stubs ask for a grpc server; the table stands in for one (see mesh.handlers).
         foreign: Any = self.table
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, foreign)
-        add_reflection = cast(
-            "Callable[[object, object], None]",
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,  # pyright: ignore[reportUnknownMemberType]
-        )
-        add_reflection(reflection.aio.ReflectionServicer(names), foreign)
+        add_reflection(self.table, names)
         self.channel = InProcessChannel(self.table, max_message_bytes=settings.max_message_bytes)
         self._wire: grpc.aio.Server | None = None
         self._finishing = asyncio.Lock()

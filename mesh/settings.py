@@ -137,12 +137,12 @@ def load(
                 f"{SETTINGS_FILE}: {component}.{name}", f"unknown; known: {', '.join(names)}"
             )
     for name in names:
-        variable = _variable(component, name)
+        env = variable(component, name)
         if overrides and name in overrides:
             values[name] = overrides[name]
-        elif variable in environ:
-            shaped = _from_text(hints[name], environ[variable], variable)
-            values[name] = _convert(hints[name], shaped, variable)
+        elif env in environ:
+            shaped = _from_text(hints[name], environ[env], env)
+            values[name] = _convert(hints[name], shaped, env)
         elif name in section:
             where = f"{SETTINGS_FILE}: {component}.{name}"
             values[name] = _convert(hints[name], section[name], where)
@@ -184,7 +184,8 @@ def _section(component: str, file: Path | None) -> dict[str, object]:
     return cast("dict[str, object]", section)
 
 
-def _variable(component: str, name: str) -> str:
+def variable(component: str, name: str) -> str:
+    """Return the environment variable of a setting."""
     prefix = "PLEXUS_" if component == "mesh" else f"PLEXUS_{component.upper()}_"
     return prefix + name.upper()
 

@@ -112,3 +112,9 @@ async def test_an_unknown_component_is_wrong_usage() -> None:
     code, said = await plexus("serve", "nonsense")
     assert code == 2
     assert "Traceback" not in said
+
+
+async def test_a_mistyped_variable_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
+    code, said = await plexus("up", PLEXUS_DATA_DIR=str(tmp_path / "d"), PLEXUS_MESH_AUTH="keys")
+    assert code == 1
+    one_sentence(said, "PLEXUS_MESH_AUTH", "PLEXUS_AUTH")

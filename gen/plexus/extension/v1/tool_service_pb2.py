@@ -26,13 +26,14 @@ from plexus.common.v1 import message_pb2 as plexus_dot_common_dot_v1_dot_message
 from plexus.common.v1 import scope_pb2 as plexus_dot_common_dot_v1_dot_scope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&plexus/extension/v1/tool_service.proto\x12\x13plexus.extension.v1\x1a\x1eplexus/common/v1/message.proto\x1a\x1cplexus/common/v1/scope.proto\"\x12\n\x10ListToolsRequest\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.plexus.common.v1.Tool\"c\n\x0f\x43\x61llToolRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12(\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1a.plexus.common.v1.ToolCall\"b\n\x10\x43\x61llToolResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12\x31\n\x06output\x18\x02 \x01(\x0b\x32\x1f.plexus.extension.v1.ToolOutputH\x00\x42\x07\n\x05\x65vent\"/\n\nToolOutput\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x32\xc4\x01\n\x0bToolService\x12Z\n\tListTools\x12%.plexus.extension.v1.ListToolsRequest\x1a&.plexus.extension.v1.ListToolsResponse\x12Y\n\x08\x43\x61llTool\x12$.plexus.extension.v1.CallToolRequest\x1a%.plexus.extension.v1.CallToolResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&plexus/extension/v1/tool_service.proto\x12\x13plexus.extension.v1\x1a\x1eplexus/common/v1/message.proto\x1a\x1cplexus/common/v1/scope.proto\"\x12\n\x10ListToolsRequest\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.plexus.common.v1.Tool\"c\n\x0f\x43\x61llToolRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.plexus.common.v1.Scope\x12(\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1a.plexus.common.v1.ToolCall\"b\n\x10\x43\x61llToolResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12\x31\n\x06output\x18\x02 \x01(\x0b\x32\x1f.plexus.extension.v1.ToolOutputH\x00\x42\x07\n\x05\x65vent\"/\n\nToolOutput\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x32\xc4\x01\n\x0bToolService\x12Z\n\tListTools\x12%.plexus.extension.v1.ListToolsRequest\x1a&.plexus.extension.v1.ListToolsResponse\x12Y\n\x08\x43\x61llTool\x12$.plexus.extension.v1.CallToolRequest\x1a%.plexus.extension.v1.CallToolResponse0\x01\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'plexus.extension.v1.tool_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'P\001'
   _globals['_LISTTOOLSREQUEST']._serialized_start=125
   _globals['_LISTTOOLSREQUEST']._serialized_end=143
   _globals['_LISTTOOLSRESPONSE']._serialized_start=145
