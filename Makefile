@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint types contract format proto lock clean
+.PHONY: help install run demo test check lint types contract format proto lock bench bench-peers bench-check clean
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -48,10 +48,19 @@ proto: .venv/.dev-installed ## make gen/ from protos/
 	@$(BIN)/python protos/generate.py
 
 lock: .venv/.dev-installed ## resolve requirements/*.in again (ARGS=--upgrade for newer versions)
-	@for lock in build runtime nodeps redis-server dev; do \
-	  case $$lock in nodeps | redis-server) deps=--no-deps ;; *) deps= ;; esac; echo "locking $$lock"; \
+	@for lock in build runtime nodeps redis-server dev gateway memory memory-nodeps router cache metrics; do \
+	  case $$lock in *nodeps | redis-server) deps=--no-deps ;; *) deps= ;; esac; echo "locking $$lock"; \
 	  $(BIN)/uv pip compile -q $$deps --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header $(ARGS) requirements/$$lock.in -o requirements/$$lock.txt; \
 	done
+
+bench: .venv/.installed ## measure the mesh beside a bare relay and installed peers (ARGS="--only streams --quick")
+	@$(BIN)/plexus bench $(ARGS)
+
+bench-peers: .venv/.installed ## install the gateways that make bench compares with, into bench/.peers
+	@$(BIN)/python -m bench.peers.install
+
+bench-check: .venv/.installed ## compare a quick run with the recorded ratios; fails on a drop of more than 20 %
+	@$(BIN)/plexus bench --check $(ARGS)
 
 clean: ## remove .venv and caches; the data in .plexus stays
 	@rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis

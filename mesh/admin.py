@@ -1,4 +1,4 @@
-"""The admin port of a component that runs alone: `/metrics` and `/healthz` over HTTP."""
+"""The admin port of a component that runs alone: `/metrics`, `/livez`, `/healthz` over HTTP."""
 
 from collections.abc import Callable
 
@@ -23,6 +23,7 @@ class AdminServer:
         app = web.Application()
         app.router.add_get("/metrics", _metrics)
         app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/livez", _livez)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
@@ -39,6 +40,11 @@ class AdminServer:
         return web.Response(
             text="ready\n" if ready else "not ready\n", status=200 if ready else 503
         )
+
+
+async def _livez(request: web.Request) -> web.Response:
+    """Answer whenever the process can: a liveness probe must not fall with readiness."""
+    return web.Response(text="live\n")
 
 
 async def _metrics(request: web.Request) -> web.Response:
