@@ -145,6 +145,7 @@ class Maker:
             data_dir=self._environment.mesh.data_dir,
             channel_to=self._channel_to,
             clock=SYSTEM_CLOCK,
+            redis_url=self._environment.redis_url,
         )
 
     def _has_providers(self) -> bool:

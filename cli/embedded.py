@@ -16,6 +16,7 @@ from mesh.host import Host
 from mesh.identity import Authenticator
 from mesh.redis_server import RedisServer
 from mesh.settings import MeshSettings, load
+from mesh.spread import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class EmbeddedMesh:
     """The components, for tests and tools in the same process."""
     redis: RedisServer
     """Its Redis."""
+
+    def more(self) -> Mapping[str, object]:
+        """Return what a program that started the mesh may want to know besides."""
+        return {}
 
 
 @asynccontextmanager
@@ -92,7 +97,7 @@ async def _serve_all(
     edge = http_edge(host, environment, free_port=ports == "free")
     http_port = await edge.start()
     host.add_edge(edge)
-    return addresses, f"http://{environment.mesh.host}:{http_port}"
+    return addresses, f"{edge.scheme}://{environment.mesh.host}:{http_port}"
 
 
 def ports_of(environment: Environment, ports: Literal["default", "free"]) -> dict[str, int]:
@@ -102,20 +107,33 @@ def ports_of(environment: Environment, ports: Literal["default", "free"]) -> dic
     return {name: port_of(name, environment) for name in NAMES}
 
 
-def http_edge(host: Host, environment: Environment, *, free_port: bool = False) -> HttpEdge:
-    """Return the HTTP edge over the gateway that `host` hosts, not started."""
+def http_edge(
+    host: Host,
+    environment: Environment,
+    *,
+    free_port: bool = False,
+    port: int | None = None,
+    spread: Spread | None = None,
+) -> HttpEdge:
+    """Return the HTTP edge over the gateway that `host` hosts, not started.
+
+    With `spread`, over the gateways of all workers, on a `port` that they share.
+    """
     gateway = load(GatewaySettings, "gateway", file=environment.file, environ=environment.environ)
     mesh = environment.mesh
+    channel = host.channel_to("gateway")
     return HttpEdge(
-        host.channel_to("gateway"),
+        spread.channel("gateway", channel) if spread else channel,
         Authenticator(mesh),
         HttpEdgeSettings(
             host=mesh.host,
-            port=0 if free_port else gateway.http_port,
+            port=port or (0 if free_port else gateway.http_port),
+            shared_port=spread is not None,
             timeout_s=gateway.http_timeout_s,
             heartbeat_s=gateway.http_heartbeat_s,
             cors_origins=gateway.http_cors_origins,
         ),
         clock=SYSTEM_CLOCK,
         readiness=host.readiness,
+        tls=host.tls,
     )

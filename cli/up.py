@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import orjson
@@ -21,9 +21,9 @@ from mesh.server import port_taken, until_signal
 from mesh.settings import MeshSettings, load
 
 
-def up(*, file: Path | None = None, as_json: bool = False) -> None:
+def up(*, file: Path | None = None, as_json: bool = False, workers: int = 1) -> None:
     """Run the embedded mesh until Ctrl-C or SIGTERM, then drain it."""
-    run(_up(file, as_json))
+    run(_up(file, as_json, workers))
 
 
 def serve(component: str, *, file: Path | None = None, as_json: bool = False) -> None:
@@ -41,12 +41,12 @@ def run(main: "asyncio.Future[None] | object") -> None:
         uvloop.run(main)  # pyright: ignore[reportArgumentType]
 
 
-async def _up(file: Path | None, as_json: bool) -> None:
+async def _up(file: Path | None, as_json: bool, workers: int) -> None:
     started_s = time.perf_counter()
     check_environment(os.environ)
     settings = load(MeshSettings, "mesh", file=file)
     configure(log_level(settings))
-    async with embedded_mesh(file=file) as mesh:
+    async with _mesh(file, workers) as mesh:
         took_s = time.perf_counter() - started_s
         _announce(mesh, took_s, as_json)
         await until_signal()
@@ -54,9 +54,18 @@ async def _up(file: Path | None, as_json: bool) -> None:
     _say("stopped; the data is kept for the next start", as_json)
 
 
+def _mesh(file: Path | None, workers: int) -> AbstractAsyncContextManager[EmbeddedMesh]:
+    if workers == 1:
+        return embedded_mesh(file=file)
+    from cli.workers import worker_mesh
+
+    return worker_mesh(workers, file=file)
+
+
 def _announce(mesh: EmbeddedMesh, took_s: float, as_json: bool) -> None:
     if as_json:
-        _emit({"event": "ready", "addresses": mesh.addresses, "http_url": mesh.http_url})
+        event = {"event": "ready", "addresses": mesh.addresses, "http_url": mesh.http_url}
+        _emit({**event, **mesh.more()})
         return
     banner = render_banner(
         mesh.addresses, mesh.http_url, mesh.data_dir, mesh.provider_lines, ready_s=took_s
@@ -97,7 +106,7 @@ async def _listen_http(
         edge = http_edge(host, environment)
         port = await edge.start()
         host.add_edge(edge)
-        return {"http_url": f"http://{mesh.host}:{port}"}
+        return {"http_url": f"{edge.scheme}://{mesh.host}:{port}"}
     admin = AdminServer(host.readiness)
     try:
         port = await admin.listen(mesh.host, mesh.admin_port)

@@ -1,5 +1,6 @@
 """Puts the gateway together."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import grpc.aio
 from gateway.clients import Clients
 from gateway.edges.grpc import GatewayService
 from gateway.outbox import Outbox
+from gateway.outbox_folder import OutboxFolder
 from gateway.pipeline import Pipeline
 from gateway.runs import RunRegistry
 from gateway.settings import GatewaySettings
+from gateway.shared_runs import SharedRuns
 from mesh.clock import Clock
 from mesh.handlers import ServiceTable
 from plexus.gateway.v1 import gateway_service_pb2_grpc
@@ -28,12 +31,15 @@ class Gateway:
         data_dir: Path,
         channel_to: Callable[[str], grpc.aio.Channel],
         clock: Clock,
+        redis_url: str = "",
     ) -> None:
         clients = Clients.over(channel_to)
         self.outbox = Outbox(data_dir / "outbox", clients, settings, clock)
-        self.runs = RunRegistry(settings, clock)
+        self.runs = SharedRuns(RunRegistry(settings, clock), settings, clock, redis_url=redis_url)
         pipeline = Pipeline(clients, self.outbox, settings, clock)
         self.servicer = GatewayService(pipeline, self.runs, clients, self.outbox, settings, clock)
+        self._data_dir = data_dir
+        self._folder: OutboxFolder | None = None
         self._ready = False
 
     def register(self, table: ServiceTable) -> None:
@@ -42,7 +48,9 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the outbox; turns can run then."""
-        await self.outbox.start()
+        self._folder = await asyncio.to_thread(OutboxFolder.own, self._data_dir)
+        await self.outbox.start(self._folder.path)
+        await self.runs.start()
         self._ready = True
 
     async def close(self) -> None:
@@ -50,6 +58,8 @@ class Gateway:
         self._ready = False
         await self.runs.close()
         await self.outbox.close()
+        if self._folder is not None:
+            self._folder.release()
 
     def readiness(self) -> bool:
         """Whether turns can run."""

@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from gateway.clients import Clients
 from gateway.settings import GatewaySettings
@@ -19,6 +20,7 @@ from mesh.call import Identity, outgoing_call
 from mesh.clock import Clock
 from mesh.errors import (
     FailedPrecondition,
+    InvalidArgument,
     PlexusError,
     Reason,
     ResourceExhausted,
@@ -32,6 +34,7 @@ from plexus.metrics.v1 import metrics_service_pb2 as metrics_pb
 SEND_TIMEOUT_S = 10.0
 _MEMORY = ".memory"
 _USAGE = ".usage"
+_UNFINISHED = ".tmp"
 _REFUSED = "refused"
 
 log = Log("outbox")
@@ -49,6 +52,8 @@ class Outbox:
         self._retry_s = settings.outbox_retry_s
         self._clock = clock
         self._count = 0
+        self._last_ns = 0
+        self._writing: set[asyncio.Task[None]] = set()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,10 +62,13 @@ class Outbox:
         """How many writes wait."""
         return self._count
 
-    async def start(self) -> None:
-        """Make the folder, find what an earlier process left, and begin to send it."""
+    async def start(self, folder: Path | None = None) -> None:
+        """Make the folder (`folder` if given), find what an earlier process left, and send it."""
+        self._folder = folder or self._folder
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+                unfinished.unlink()
         except OSError as error:
             raise FailedPrecondition(
                 f"cannot write to {self._folder}: {error.strerror}; set PLEXUS_DATA_DIR to a "
@@ -73,28 +81,40 @@ class Outbox:
         self._task = asyncio.get_running_loop().create_task(self._drain_forever())
 
     async def close(self) -> None:
-        """Stop sending; what waits stays on disk."""
+        """Stop sending; what waits stays on disk, and what is being written gets there."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task, *self._writing])
 
     async def put_memory(self, identity: Identity, request: memory_pb.WriteMemoriesRequest) -> None:
-        """Return once the write is on disk; raise ResourceExhausted when the outbox is full."""
+        """Return once the write is on disk.
+
+        Raises ResourceExhausted when the outbox is full, Unavailable when the disk refuses it.
+        """
         await self._put(identity, _MEMORY, request.SerializeToString())
 
     async def put_usage(self, identity: Identity, request: metrics_pb.RecordUsageRequest) -> None:
-        """Return once the booking is on disk; raise ResourceExhausted when the outbox is full."""
+        """Return once the booking is on disk; raises as `put_memory` does."""
         await self._put(identity, _USAGE, request.SerializeToString())
 
     async def _put(self, identity: Identity, suffix: str, body: bytes) -> None:
         if self._count >= self._limit:
             raise ResourceExhausted("the outbox is full", reason=Reason.OVERLOADED)
         self._set_count(self._count + 1)
-        name = f"{self._clock.time_ns():020d}-{secrets.token_hex(4)}{suffix}"
+        # Names sort in the order of the writes, also of two in one tick of the clock.
+        self._last_ns = max(self._clock.time_ns(), self._last_ns + 1)
+        name = f"{self._last_ns:020d}-{secrets.token_hex(4)}{suffix}"
         tenant = identity.tenant.encode()
         data = len(tenant).to_bytes(2, "big") + tenant + body
+        writing = asyncio.get_running_loop().create_task(self._write(self._folder / name, data))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        await asyncio.shield(writing)
+
+    async def _write(self, path: Path, data: bytes) -> None:
+        """Put a file that is counted already on disk, whatever becomes of who asked for it."""
         try:
-            await asyncio.to_thread(_write_whole, self._folder / name, data)
+            await asyncio.to_thread(_write_whole, path, data)
         except OSError as error:
             self._set_count(self._count - 1)
             raise Unavailable(
@@ -106,11 +126,20 @@ class Outbox:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            while not await self._drain():
+            while not await self._drained():
                 await self._clock.sleep(self._retry_s)
+
+    async def _drained(self) -> bool:
+        """Drain; a disk that fails, or a fault of ours, is a reason to try again, not to stop."""
+        try:
+            return await self._drain()
+        except Exception as error:
+            log.fault("drain", error)
+            return False
 
     async def _drain(self) -> bool:
         """Send what waits, oldest first; return whether all of it went."""
+        all_went = True
         blocked: set[str] = set()
         for path in await asyncio.to_thread(self._pending):
             if path.suffix in blocked:
@@ -123,25 +152,22 @@ class Outbox:
                     await asyncio.to_thread(_move_aside, path)
                     self._set_count(self._count - 1)
                 else:
-                    blocked.add(path.suffix)
+                    all_went = False
+                    if error.code not in _OF_ONE_WRITE:
+                        blocked.add(path.suffix)
                 continue
             await asyncio.to_thread(path.unlink, missing_ok=True)
             self._set_count(self._count - 1)
-        return not blocked
+        return all_went
 
     async def _send(self, path: Path) -> None:
-        data = await asyncio.to_thread(path.read_bytes)
-        size = int.from_bytes(data[:2], "big")
-        identity = Identity(data[2 : 2 + size].decode(), "outbox")
-        body = data[2 + size :]
+        identity, request = _decode(path, await asyncio.to_thread(path.read_bytes))
         try:
             with outgoing_call(identity, timeout_s=SEND_TIMEOUT_S):
-                if path.suffix == _MEMORY:
-                    write = memory_pb.WriteMemoriesRequest.FromString(body)
-                    await self._clients.memory.WriteMemories(write)
+                if isinstance(request, memory_pb.WriteMemoriesRequest):
+                    await self._clients.memory.WriteMemories(request)
                 else:
-                    booking = metrics_pb.RecordUsageRequest.FromString(body)
-                    await self._clients.metrics.RecordUsage(booking)
+                    await self._clients.metrics.RecordUsage(request)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 
@@ -153,6 +179,8 @@ class Outbox:
         metrics.OUTBOX_PENDING.set(count)
 
 
+_OF_ONE_WRITE = (grpc.StatusCode.INTERNAL, grpc.StatusCode.ABORTED)
+"""What says nothing of the component: those behind such a write need not wait for it."""
 _PERMANENT = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -160,15 +188,35 @@ _PERMANENT = (
 )
 
 
+def _decode(
+    path: Path, data: bytes
+) -> tuple[Identity, memory_pb.WriteMemoriesRequest | metrics_pb.RecordUsageRequest]:
+    size = int.from_bytes(data[:2], "big")
+    body = data[2 + size :]
+    try:
+        identity = Identity(data[2 : 2 + size].decode(), "outbox")
+        if path.suffix == _MEMORY:
+            return identity, memory_pb.WriteMemoriesRequest.FromString(body)
+        return identity, metrics_pb.RecordUsageRequest.FromString(body)
+    except (UnicodeDecodeError, DecodeError) as error:
+        raise InvalidArgument("the file is damaged", reason=Reason.DATA_CORRUPT) from error
+
+
 def _write_whole(path: Path, data: bytes) -> None:
     """Write, sync and rename, so that the file exists only when it is whole and durable."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync_folder(path.parent)
+    temporary = path.with_suffix(_UNFINISHED)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except OSError:
+        # What is not acknowledged must neither fill the disk nor be sent.
+        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from gateway.runs import Run
 from gateway.settings import GatewaySettings
 from gateway.stages import cache
 from gateway.stages.account import account
-from gateway.stages.compose import compose
+from gateway.stages.compose import compose, fitting
 from gateway.stages.generate import generate, replay
 from gateway.stages.recall import recall
 from gateway.stages.remember import remember_answer, remember_question
@@ -79,29 +79,31 @@ class Pipeline:
     async def _run(self, work: TurnInProgress) -> pb.Completed:
         with work.stage("recall") as stage:
             recalled = await recall(work, self._clients, self._settings)
-            stage.verdict = counted(work.recalled_count, "memory", "memories")
+            stage.verdict = counted(len(recalled.items), "memory", "memories")
         with work.stage("compose") as stage:
-            work.request = compose(
-                work.turn.request, recalled, token_limit=self._settings.prompt_token_limit
-            )
+            limit = self._settings.prompt_token_limit
+            given = fitting(work.turn.request, recalled, token_limit=limit)
+            work.recalled_count = len(given)
+            work.request = compose(work.turn.request, given)
             stage.verdict = counted(len(work.request.messages), "message", "messages")
         with work.stage("cache") as stage:
             work.lookup = await cache.lookup(work, self._clients, self._settings)
             stage.verdict = cache.VERDICTS.get(work.lookup.verdict, "")
-        work.response = await alongside(self._answer(work), self._remember_question(work))
-        report = await self._finish(work, work.response)
+        response = await alongside(self._answer(work), self._remember_question(work))
+        report = await self._finish(work, response)
         if report is not None:
             work.send(pb.ChatResponse(usage=report))
-        return self._completed(work, work.response)
+        return self._completed(work, response)
 
     async def _answer(self, work: TurnInProgress) -> model_pb2.ModelResponse:
         with work.stage("generate") as stage:
             if work.is_hit:
                 stage.verdict = "replayed"
-                return replay(work, work.lookup.response)
-            response = await generate(work, self._clients, self._settings)
-            stage.verdict = f"{response.provider}/{response.model}"
-            return response
+                work.response = replay(work, work.lookup.response)
+            else:
+                work.response = await generate(work, self._clients, self._settings)
+                stage.verdict = f"{work.response.provider}/{work.response.model}"
+            return work.response
 
     async def _finish(
         self, work: TurnInProgress, response: model_pb2.ModelResponse
@@ -128,6 +130,7 @@ class Pipeline:
 
     async def _settle(self, work: TurnInProgress, identity: Identity, error: PlexusError) -> None:
         """Book what a broken turn used, free its lease, and end its log."""
+        work.run.settling = True
         cancelled = isinstance(error, Cancelled)
         outcome = metrics_pb.OUTCOME_CANCELLED if cancelled else metrics_pb.OUTCOME_FAILED
         work.coalescer.flush()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mesh.settings import Secret
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
@@ -49,6 +51,15 @@ class GatewaySettings:
     """What ended runs may hold in all; the oldest go first."""
     max_resume_window_ms: int = 60_000
     """The longest a run may wait for its reader to come back."""
+    redis_url: Secret = Secret("")
+    """Where replicas share their runs; empty means the mesh's own Redis."""
+    redis_timeout_ms: int = 50
+    """The longest that a turn with an idempotency key waits for Redis before it starts."""
+    run_lease_ms: int = 5_000
+    """A replica that renews its runs for this long no more is taken for dead: those who follow
+    them elsewhere are told."""
+    follow_poll_ms: int = 50
+    """How often a reader of another replica's run asks for more: the delay that it adds."""
     outbox_limit: int = 10_000
     """Writes that may wait in the outbox; beyond it turns fail rather than lose anything."""
     outbox_retry_s: float = 1.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.runs import Run
 from gateway.settings import GatewaySettings
-from gateway.stages.deliver import Coalescer
+from gateway.stages.deliver import Coalescer, size_bytes
 from mesh import metrics
 from mesh.call import Identity
 from mesh.clock import Clock
@@ -15,6 +15,9 @@ from plexus.cache.v1 import cache_service_pb2 as cache_pb
 from plexus.common.v1 import message_pb2, model_pb2
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 from plexus.metrics.v1 import metrics_service_pb2 as metrics_pb
+
+_CALL_OVERHEAD_BYTES = 200
+"""What a tool call costs in memory beyond its text, roughly."""
 
 
 def part_of(kind: str, text: str) -> message_pb2.Part:
@@ -33,19 +36,44 @@ class Timing:
 
 
 @dataclass(slots=True)
+class GrowingCall:
+    """A tool call whose arguments come in pieces."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list[str])
+
+    def whole(self) -> message_pb2.ToolCall:
+        """Return it as far as it has come."""
+        return message_pb2.ToolCall(
+            id=self.id, name=self.name, arguments_json="".join(self.arguments)
+        )
+
+
+@dataclass(slots=True)
 class Answer:
     """The answer as it grows; becomes a `ModelResponse` once it is whole."""
 
     parts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    tool_calls: dict[int, message_pb2.ToolCall] = field(
-        default_factory=dict[int, message_pb2.ToolCall]
-    )
+    tool_calls: dict[int, GrowingCall] = field(default_factory=dict[int, GrowingCall])
     size_bytes: int = 0
+    """What has been received, what a reset voided included."""
 
     def add(self, kind: str, piece: str) -> None:
         """Append a piece of text, reasoning or refusal."""
-        self.size_bytes += len(piece)
+        self.size_bytes += size_bytes(piece)
         self.parts.append((kind, piece))
+
+    def add_call(self, index: int, *, id: str = "", name: str = "", arguments: str = "") -> None:
+        """Append a piece of the tool call at `index`; id and name are those that come first."""
+        call = self.tool_calls.get(index)
+        if call is None:
+            call = self.tool_calls[index] = GrowingCall()
+            self.size_bytes += _CALL_OVERHEAD_BYTES
+        call.id = call.id or id
+        call.name = call.name or name
+        call.arguments.append(arguments)
+        self.size_bytes += size_bytes(id) + size_bytes(name) + size_bytes(arguments)
 
     def clear(self) -> None:
         """Forget everything: a reset voids it."""
@@ -53,8 +81,15 @@ class Answer:
         self.tool_calls.clear()
 
     def text(self) -> str:
-        """Return the text so far, without reasoning."""
-        return "".join(piece for kind, piece in self.parts if kind == "text")
+        """Return what was said so far, a refusal included, without reasoning."""
+        return "".join(piece for kind, piece in self.parts if kind != "reasoning")
+
+    def produced(self) -> str:
+        """Return everything the model wrote so far: what it is paid for."""
+        said = [piece for _, piece in self.parts]
+        for call in self.tool_calls.values():
+            said += (call.name, *call.arguments)
+        return "".join(said)
 
     def message(self) -> message_pb2.Message:
         """Return the assistant message, adjacent pieces of one kind merged."""
@@ -66,7 +101,7 @@ class Answer:
         return message_pb2.Message(
             role=message_pb2.ROLE_ASSISTANT,
             parts=[part_of(kind, "".join(pieces)) for kind, pieces in merged],
-            tool_calls=[self.tool_calls[index] for index in sorted(self.tool_calls)],
+            tool_calls=[self.tool_calls[index].whole() for index in sorted(self.tool_calls)],
         )
 
 
@@ -83,6 +118,9 @@ class TurnInProgress:
     ) -> None:
         self.run = run
         self.turn = turn
+        if not turn.scope.conversation_id:
+            # Named after the run, so that a repeat under the same key finds the same one.
+            turn.scope.conversation_id = f"conv-{run.id[:16]}"
         self.identity = identity
         self.clock = clock
         self.started_s = clock.monotonic_s()
@@ -101,7 +139,8 @@ class TurnInProgress:
         self.response: model_pb2.ModelResponse | None = None
         self.failed_attempts: list[metrics_pb.UsageEvent] = []
         self.estimated_input_tokens = 0
-        self.attempted: tuple[str, str] = ("", "")
+        self.attempted: tuple[str, str] | None = None
+        """Provider and model of the attempt in progress, or of the one that answered."""
         self.upstream_s = 0.0
 
     @property

@@ -10,16 +10,15 @@ T = TypeVar("T")
 async def alongside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, None]) -> T:
     """Run `main` here and `others` beside it; return main's result once all are done.
 
-    The first error to be noticed is raised as it is, main's before the others'; what still runs
-    then, or when the caller is cancelled, is cancelled and awaited.
+    The first error ends the others at once and is raised as it is; what still runs then, or when
+    the caller is cancelled, is cancelled and awaited.
     """
-    tasks = [asyncio.get_running_loop().create_task(other) for other in others]
     try:
-        result = await main
-        for task in tasks:
-            await task
-        return result
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(other) for other in others]
+            result = await main
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    for task in tasks:
+        task.result()  # A group takes a task that was cancelled for one that is done.
+    return result

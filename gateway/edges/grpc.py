@@ -10,8 +10,9 @@ from gateway.clients import Clients
 from gateway.edges.gathered import Gathered
 from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline
-from gateway.runs import Run, RunRegistry
+from gateway.runs import Run
 from gateway.settings import GatewaySettings
+from gateway.shared_runs import Readable, SharedRuns
 from gateway.stages.admit import admit
 from mesh.call import current_call, resolve_tenant
 from mesh.clock import Clock
@@ -29,7 +30,7 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
     def __init__(
         self,
         pipeline: Pipeline,
-        runs: RunRegistry,
+        runs: SharedRuns,
         clients: Clients,
         outbox: Outbox,
         settings: GatewaySettings,
@@ -50,9 +51,9 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
         action = request.WhichOneof("action")
         require(action is not None, "action", "set turn to start a turn, or resume")
         if action == "resume":
-            run, after = self._resume(request.resume)
+            run, after = await self._resume(request.resume)
         else:
-            run, after = self._start(request.turn), 0
+            run, after = await self._start(request.turn), 0
         await self._pass_on(run, after, context.write)
 
     async def Complete(
@@ -65,7 +66,7 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
         turn.resume_window_ms = 0
         turn.quiet = False
         gathered = Gathered()
-        await self._pass_on(self._start(turn), 0, gathered.add)
+        await self._pass_on(await self._start(turn), 0, gathered.add)
         return gathered.result()
 
     async def CancelChat(
@@ -73,8 +74,9 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
         request: pb.CancelChatRequest,
         context: grpc.aio.ServicerContext[pb.CancelChatRequest, pb.CancelChatResponse],
     ) -> pb.CancelChatResponse:
-        run = self._runs.find(current_call().identity.tenant, request.resume_token)
-        return pb.CancelChatResponse(cancelled=run.cancel())
+        tenant = current_call().identity.tenant
+        cancelled = await self._runs.cancel(tenant, request.resume_token)
+        return pb.CancelChatResponse(cancelled=cancelled)
 
     async def Embed(
         self,
@@ -112,22 +114,23 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
             ]
         )
 
-    def _start(self, turn: pb.Turn) -> Run:
+    async def _start(self, turn: pb.Turn) -> Readable:
         call = current_call()
         tenant = resolve_tenant(turn.scope)
         admitted = admit(turn, tenant, self._settings)
-        return self._runs.start(
+        return await self._runs.begin(
             tenant, turn, lambda run: self._pipeline.execute(run, admitted, call)
         )
 
-    def _resume(self, resume: pb.Resume) -> tuple[Run, int]:
-        run = self._runs.find(current_call().identity.tenant, resume.resume_token)
-        if not 0 <= resume.after_sequence <= run.sequence:
+    async def _resume(self, resume: pb.Resume) -> tuple[Readable, int]:
+        run = await self._runs.find(current_call().identity.tenant, resume.resume_token)
+        require(resume.after_sequence >= 0, "resume.after_sequence", "must not be negative")
+        if isinstance(run, Run) and resume.after_sequence > run.sequence:
             raise invalid("resume.after_sequence", f"this run has events 1 to {run.sequence}")
         return run, resume.after_sequence
 
     async def _pass_on(
-        self, run: Run, after: int, write: Callable[[pb.ChatResponse], Awaitable[None]]
+        self, run: Readable, after: int, write: Callable[[pb.ChatResponse], Awaitable[None]]
     ) -> None:
         """Give the run's events to `write`; a reader that goes away is counted out."""
         self._runs.attach(run)
@@ -150,8 +153,10 @@ class GatewayService(gateway_service_pb2_grpc.GatewayServiceServicer):
             model=embedded.model,
             requested_model=request.model,
             usage=embedded.usage,
+            outcome=metrics_pb.OUTCOME_COMPLETED,
             request_id=call.request_id,
         )
+        event.event_time.FromNanoseconds(self._clock.time_ns())
         booking = metrics_pb.RecordUsageRequest(events=[event])
         try:
             await self._clients.metrics.RecordUsage(

@@ -35,10 +35,11 @@ from mesh.errors import (
     Unimplemented,
     from_rpc_error,
 )
-from mesh.identity import Authenticator, check_metadata_size
+from mesh.identity import Authenticator, check_metadata_size, peer_spiffe_id
 from mesh.logs import Log
 from mesh.outgoing import REQUEST_ID_KEY
-from mesh.server import HARD_METADATA_BYTES, LOOPBACK_HOSTS, port_taken
+from mesh.server import HARD_METADATA_BYTES, LOOPBACK_HOSTS, open_to_the_world, port_taken
+from mesh.tls import Tls, spiffe_id_of
 
 CUT_TIMEOUT_S = 1.0
 """How long a request that was cut off at the end of the grace may take to say so."""
@@ -62,7 +63,10 @@ class HttpEdge:
         clock: Clock = SYSTEM_CLOCK,
         readiness: Callable[[], bool],
         routes: Sequence[web.RouteDef] = (),
+        tls: Tls | None = None,
     ) -> None:
+        """With `tls` that has a certificate it serves HTTPS only."""
+        self._tls = tls if tls is not None and tls.serves else None
         self._settings = settings
         self._clock = clock
         self._readiness = readiness
@@ -87,14 +91,14 @@ class HttpEdge:
         """
         host, port = self._settings.host, self._settings.port
         if self._anonymous and host not in LOOPBACK_HOSTS:
-            raise FailedPrecondition(
-                f"listening on {host} needs `auth: keys` (PLEXUS_AUTH=keys and an API key); "
-                "an open mesh serves loopback only",
-                reason=Reason.INVALID_SETTINGS,
-            )
+            raise open_to_the_world(host)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            context = self._tls.https_context() if self._tls else None
+            shared = self._settings.shared_port or None
+            await web.TCPSite(
+                self._runner, host, port, ssl_context=context, reuse_port=shared
+            ).start()
         except OSError as error:
             await self._runner.cleanup()
             if error.errno == errno.EADDRINUSE:
@@ -104,9 +108,14 @@ class HttpEdge:
                 reason=Reason.INVALID_SETTINGS,
             ) from error
         bound: int = self._runner.addresses[0][1]
-        self._base_url = f"http://{_shown(host)}:{bound}"
+        self._base_url = f"{self.scheme}://{_shown(host)}:{bound}"
         self.streams.start()
         return bound
+
+    @property
+    def scheme(self) -> str:
+        """What its URLs begin with."""
+        return "https" if self._tls else "http"
 
     async def close(self, grace_s: float) -> None:
         """Accept nothing new, let running requests finish within the grace, then end the rest.
@@ -186,6 +195,7 @@ class HttpEdge:
         error: PlexusError
         refused: web.HTTPException | None = None
         try:
+            peer_spiffe_id.set(spiffe_id_of(request.get_extra_info("peercert")))
             if (preflight := self._admit(request)) is not None:
                 return preflight, None
             return await handler(request), None

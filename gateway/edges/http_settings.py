@@ -14,6 +14,8 @@ class HttpEdgeSettings:
     """The address to listen on; a mesh that asks for no key serves loopback only."""
     port: int = 8080
     """The port; 0 picks a free one."""
+    shared_port: bool = False
+    """Whether other workers of this host listen on the same port."""
     max_body_bytes: int = 2 * 1024 * 1024
     """The largest request body. Keep it below the mesh's `max_message_bytes`."""
     body_timeout_s: float = 30.0

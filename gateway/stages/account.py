@@ -75,7 +75,7 @@ def _main_event(work: TurnInProgress, outcome: metrics_pb.Outcome) -> metrics_pb
     if usage is None:
         return None
     response = work.response
-    provider, model = work.attempted
+    provider, model = work.attempted or ("", "")
     duration_ms = work.elapsed_ms()
     upstream_ms = work.upstream_s * 1000
     metrics.PIPELINE_OVERHEAD.observe(max(0.0, duration_ms - upstream_ms) / 1000)
@@ -97,12 +97,12 @@ def _usage(work: TurnInProgress) -> model_pb2.Usage | None:
     """Return what was reported, else an estimate of what a broken stream had used."""
     if work.response is not None:
         return work.response.usage
-    if not work.attempted[0] or not (work.answer.parts or work.answer.tool_calls):
+    produced = work.answer.produced()
+    if work.attempted is None or not produced:
         return None
-    text = "".join(piece for _, piece in work.answer.parts)
     return model_pb2.Usage(
         input_tokens=work.estimated_input_tokens,
-        output_tokens=estimate_tokens(text),
+        output_tokens=estimate_tokens(produced),
         estimated=True,
     )
 

@@ -1,7 +1,5 @@
 """Admit: is this a turn we can run? Everything is checked before anything is done."""
 
-import secrets
-
 from gateway.settings import GatewaySettings
 from mesh.errors import InvalidArgument, Reason
 from mesh.validation import check_bytes, check_count, invalid, require
@@ -15,7 +13,9 @@ MAX_STOP_STRINGS = 16
 
 
 def admit(turn: pb.Turn, tenant: str, settings: GatewaySettings) -> pb.Turn:
-    """Return a copy of the turn with its defaults filled in; raise InvalidArgument if it is bad."""
+    """Return a copy of the turn with tenant and model filled in; raise InvalidArgument if it is
+    bad.
+    """
     size = turn.ByteSize()
     if size > settings.max_turn_bytes:
         raise InvalidArgument(
@@ -31,11 +31,13 @@ def admit(turn: pb.Turn, tenant: str, settings: GatewaySettings) -> pb.Turn:
         "resume_window_ms",
         f"must be at most {settings.max_resume_window_ms}",
     )
+    budget = turn.memory.recall_token_budget
+    require(budget >= 0, "memory.recall_token_budget", "must not be negative")
+    require(turn.cache.max_age_ms >= 0, "cache.max_age_ms", "must not be negative")
+    require(turn.cache.ttl_ms >= 0, "cache.ttl_ms", "must not be negative")
     admitted = pb.Turn()
     admitted.CopyFrom(turn)
     admitted.scope.tenant = tenant
-    if not admitted.scope.conversation_id:
-        admitted.scope.conversation_id = f"conv-{secrets.token_hex(8)}"
     if not admitted.request.model:
         admitted.request.model = settings.default_model
     return admitted

@@ -1,5 +1,7 @@
 """Cache: look the composed request up, store what was generated, give a lease up on failure."""
 
+import asyncio
+
 import grpc.aio
 
 from gateway.clients import Clients
@@ -31,10 +33,16 @@ async def lookup(
         control=work.turn.cache,
         max_wait_ms=int(wait_s * 1000),
     )
+    call = clients.cache.Lookup(request, timeout=settings.cache_timeout_s + wait_s)
     try:
-        found = await clients.cache.Lookup(request, timeout=settings.cache_timeout_s + wait_s)
-    except grpc.aio.AioRpcError:
+        async with asyncio.timeout(settings.cache_timeout_s):
+            # Comes as soon as the cache has the call: a frozen cache is not one that waits.
+            await call.initial_metadata()
+        found = await call
+    except (grpc.aio.AioRpcError, TimeoutError):
         found = pb.LookupResponse(verdict=pb.VERDICT_UNAVAILABLE)
+    finally:
+        call.cancel()
     if found.verdict == pb.VERDICT_UNAVAILABLE:
         why = Unavailable("the cache cannot be reached", reason=Reason.CACHE_UNAVAILABLE)
         work.warn("cache", why)
@@ -48,7 +56,7 @@ async def store(
     clients: Clients,
     settings: GatewaySettings,
 ) -> None:
-    """Store a complete answer under the lease, if there is one. Failing costs nothing but a hit."""
+    """Store a complete answer under the lease, if there is one; failing costs nothing but a hit."""
     if not work.lookup.lease:
         return
     request = pb.StoreRequest(
@@ -57,8 +65,9 @@ async def store(
     try:
         await clients.cache.Store(request, timeout=settings.cache_timeout_s)
     except grpc.aio.AioRpcError:
-        return
-    work.lookup.lease = ""
+        await release(work, clients, settings)
+    else:
+        work.lookup.lease = ""
 
 
 async def release(work: TurnInProgress, clients: Clients, settings: GatewaySettings) -> None:

@@ -5,6 +5,7 @@ below its limit: the oldest turns of the window first, then the least relevant m
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 from mesh.tokens import estimate_tokens
 from plexus.common.v1 import message_pb2, model_pb2
@@ -16,19 +17,25 @@ _BLANKS = re.compile(r"[ \t]+")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
-def compose(
+def fitting(
     request: model_pb2.ModelRequest,
     recalled: memory_pb.RecallResponse,
     *,
     token_limit: int,
+) -> list[memory_pb.RecalledItem]:
+    """Return what was recalled as far as the prompt has room for it."""
+    memories, window = _split(recalled.items)
+    left = token_limit - sum(_tokens_of(message) for message in request.messages)
+    memories, left = _fit(memories, left)
+    window, _ = _fit(window[::-1], left)
+    return memories + window[::-1]
+
+
+def compose(
+    request: model_pb2.ModelRequest, recalled: Sequence[memory_pb.RecalledItem]
 ) -> model_pb2.ModelRequest:
     """Return the request to answer: system messages, memories, window, new messages."""
     memories, window = _split(recalled)
-    left = token_limit - sum(_tokens_of(message) for message in request.messages)
-    memories, left = _fit(memories, left)
-    window.reverse()
-    window, _ = _fit(window, left)
-    window.reverse()
     composed = model_pb2.ModelRequest()
     composed.CopyFrom(request)
     del composed.messages[:]
@@ -56,10 +63,12 @@ def text_of(message: message_pb2.Message) -> str:
 
 
 def _split(
-    recalled: memory_pb.RecallResponse,
+    recalled: Iterable[memory_pb.RecalledItem],
 ) -> tuple[list[memory_pb.RecalledItem], list[memory_pb.RecalledItem]]:
-    window = [i for i in recalled.items if i.reason == memory_pb.RECALL_REASON_WINDOW]
-    others = [i for i in recalled.items if i.reason != memory_pb.RECALL_REASON_WINDOW]
+    window: list[memory_pb.RecalledItem] = []
+    others: list[memory_pb.RecalledItem] = []
+    for item in recalled:
+        (window if item.reason == memory_pb.RECALL_REASON_WINDOW else others).append(item)
     return others, window
 
 

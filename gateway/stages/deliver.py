@@ -17,6 +17,11 @@ REASONING = "reasoning"
 REFUSAL = "refusal"
 
 
+def size_bytes(text: str) -> int:
+    """Return the length of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 class Coalescer:
     """Merges pieces of one kind; a change of kind flushes, so order is kept."""
 
@@ -40,7 +45,7 @@ class Coalescer:
             self.flush()
             self._kind = kind
         self._pieces.append(piece)
-        self._size += len(piece)
+        self._size += size_bytes(piece)
         now_s = self._clock.monotonic_s()
         if self.first_s is None:
             self.first_s = now_s
@@ -67,4 +72,5 @@ class Coalescer:
     def discard(self) -> None:
         """Forget what is gathered: a reset makes it void."""
         self._pieces.clear()
+        self._size = 0
         self.flush()

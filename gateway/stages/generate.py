@@ -13,7 +13,7 @@ from mesh.errors import (
     Unavailable,
     from_rpc_error,
 )
-from plexus.common.v1 import message_pb2, model_pb2
+from plexus.common.v1 import model_pb2
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 from plexus.metrics.v1 import metrics_service_pb2 as metrics_pb
 from plexus.router.v1 import router_service_pb2 as router_pb
@@ -62,8 +62,7 @@ def replay(work: TurnInProgress, response: model_pb2.ModelResponse) -> model_pb2
             work.coalescer.add(kind, getattr(part, kind))
             work.answer.add(kind, getattr(part, kind))
     work.coalescer.flush()
-    for index, call in enumerate(response.message.tool_calls):
-        work.answer.tool_calls[index] = call
+    for call in response.message.tool_calls:
         work.send(pb.ChatResponse(tool_call=call))
     return response
 
@@ -77,7 +76,10 @@ def _handle(
         work.answer.add(kind, piece)
         work.coalescer.add(kind, piece)
     elif kind == "tool_call":
-        _gather_tool_call(work, event.tool_call)
+        delta = event.tool_call
+        work.answer.add_call(
+            delta.index, id=delta.id, name=delta.name, arguments=delta.arguments_json
+        )
     elif kind == "attempt":
         _report_attempt(work, event.attempt)
     elif kind == "reset":
@@ -90,16 +92,10 @@ def _handle(
     return None
 
 
-def _gather_tool_call(work: TurnInProgress, delta: router_pb.ToolCallDelta) -> None:
-    call = work.answer.tool_calls.setdefault(delta.index, message_pb2.ToolCall())
-    call.id = call.id or delta.id
-    call.name = call.name or delta.name
-    call.arguments_json += delta.arguments_json
-    work.answer.size_bytes += len(delta.arguments_json)
-
-
 def _report_attempt(work: TurnInProgress, attempt: router_pb.Attempt) -> None:
     if attempt.HasField("failure"):
+        # Its usage is known now: what it left of an answer must not be estimated as well.
+        work.attempted = None
         if attempt.HasField("usage"):
             work.failed_attempts.append(_booking_of(work, attempt))
     else:

@@ -7,14 +7,15 @@ from gateway.clients import Clients
 from gateway.outbox import Outbox
 from gateway.settings import GatewaySettings
 from gateway.stages.compose import text_of
-from gateway.stages.recall import memory_error
+from gateway.stages.recall import memory_error, text_kept
 from gateway.turn import TurnInProgress
 from mesh.errors import PlexusError, Reason, from_failure
 from plexus.common.v1 import message_pb2
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 from plexus.memory.v1 import memory_service_pb2 as memory_pb
 
-MAX_TEXT_BYTES = 32 * 1024
+MAX_WRITES = 500
+"""What memory takes in one batch."""
 
 
 async def remember_question(
@@ -22,17 +23,20 @@ async def remember_question(
 ) -> None:
     """Write the turn's new user messages; runs while the answer is generated."""
     texts = _new_user_texts(work.turn)
-    if work.turn.memory.no_remember or not texts:
+    if work.turn.memory.no_remember:
         return
-    request = _request(work, "question", message_pb2.ROLE_USER, texts, work.started_ns)
-    await _write(work, request, clients, outbox, settings)
+    for at in range(0, len(texts), MAX_WRITES):
+        name = f"question.{at}" if at else "question"
+        batch = texts[at : at + MAX_WRITES]
+        request = _request(work, name, message_pb2.ROLE_USER, batch, work.started_ns)
+        await _write(work, request, clients, outbox, settings)
 
 
 async def remember_answer(
     work: TurnInProgress, clients: Clients, outbox: Outbox, settings: GatewaySettings
 ) -> None:
-    """Write the answer's text; an answer without text leaves nothing to remember."""
-    text = work.answer.text().strip()
+    """Write the answer's text, or the refusal; without either there is nothing to remember."""
+    text = text_kept(work.answer.text())
     if work.turn.memory.no_remember or not text:
         return
     # At least a millisecond after the question, which is how finely ids are ordered.
@@ -76,8 +80,8 @@ def _new_user_texts(turn: pb.Turn) -> list[str]:
     for message in reversed(turn.request.messages):
         if message.role == message_pb2.ROLE_ASSISTANT:
             break
-        if message.role == message_pb2.ROLE_USER and text_of(message).strip():
-            texts.append(text_of(message).strip())
+        if message.role == message_pb2.ROLE_USER and (text := text_kept(text_of(message))):
+            texts.append(text)
     return texts[::-1]
 
 
@@ -92,7 +96,7 @@ def _request(
         writes=[
             memory_pb.MemoryWrite(
                 kind=memory_pb.MEMORY_KIND_TURN,
-                text=_cut(text),
+                text=text,
                 role=role,
                 event_time=when,
                 source=work.run.id,
@@ -100,10 +104,3 @@ def _request(
             for text in texts
         ],
     )
-
-
-def _cut(text: str) -> str:
-    """Keep what memory accepts of a longer text, without splitting a character."""
-    if len(text) * 4 <= MAX_TEXT_BYTES:
-        return text
-    return text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")

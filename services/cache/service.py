@@ -36,6 +36,9 @@ class CacheService(pb_grpc.CacheServiceServicer):
         tenant = resolve_tenant(request.scope)
         require(bool(request.request.messages), "request.messages", "must not be empty")
         require(request.max_wait_ms >= 0, "max_wait_ms", "must not be negative")
+        if request.max_wait_ms:
+            # Says at once that the cache works: waiting for another caller's answer may take long.
+            await context.send_initial_metadata(())
         found = await self._cache.look_up(
             tenant,
             request.request,

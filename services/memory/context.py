@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plexus.memory.v1 import memory_service_pb2 as pb
 from services.memory import recall
 from services.memory.recall import Recalled
 from services.memory.searching import Found, Searching
@@ -82,4 +81,4 @@ class Gathering:
             limit=turn.relevant_limit + spare,
             min_cosine=self._min_cosine,
         )
-        return await self._searching.search(tenant, query, pb.SEARCH_MODE_HYBRID)
+        return await self._searching.search(tenant, query, self._searching.best_mode)

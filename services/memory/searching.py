@@ -24,6 +24,11 @@ class Searching:
         self._store = store
         self._embedder = embedder
 
+    @property
+    def best_mode(self) -> pb.SearchMode:
+        """Hybrid, or by words where search by meaning is turned off: that is no degradation."""
+        return pb.SEARCH_MODE_HYBRID if self._embedder else pb.SEARCH_MODE_LEXICAL
+
     async def search(self, tenant: str, query: Query, mode: pb.SearchMode) -> Found:
         """Return the hits of `query`, whose text is always given.
 

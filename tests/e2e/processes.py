@@ -152,6 +152,7 @@ async def start_distributed(data_dir: Path, environ: Mapping[str, str]) -> Mesh:
         "PLEXUS_GATEWAY_HTTP_PORT": "0",
         "PLEXUS_CACHE_REDIS_URL": redis.url,
         "PLEXUS_METRICS_REDIS_URL": redis.url,
+        "PLEXUS_GATEWAY_REDIS_URL": redis.url,
         **environ,
     }
     mesh = Mesh(data_dir, full, redis=redis)

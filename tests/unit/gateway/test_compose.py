@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.stages.compose import CONTEXT_HEADER, compose, query_of, text_of
+from gateway.stages.compose import CONTEXT_HEADER, compose, fitting, query_of, text_of
 from mesh.tokens import estimate_tokens
 from plexus.common.v1 import message_pb2, model_pb2
 from plexus.memory.v1 import memory_service_pb2 as memory_pb
@@ -38,6 +38,10 @@ REQUEST = model_pb2.ModelRequest(
 )
 
 
+def composed_of(recalled: memory_pb.RecallResponse, *, token_limit: int) -> model_pb2.ModelRequest:
+    return compose(REQUEST, fitting(REQUEST, recalled, token_limit=token_limit))
+
+
 def lines(composed: model_pb2.ModelRequest) -> list[tuple[int, str]]:
     return [(m.role, text_of(m)) for m in composed.messages]
 
@@ -50,7 +54,7 @@ def test_memories_follow_the_system_messages_and_the_window_precedes_the_questio
             window("Hi!", message_pb2.ROLE_ASSISTANT),
         ]
     )
-    assert lines(compose(REQUEST, recalled, token_limit=1000)) == [
+    assert lines(composed_of(recalled, token_limit=1000)) == [
         (message_pb2.ROLE_SYSTEM, "Be brief."),
         (message_pb2.ROLE_SYSTEM, f"{CONTEXT_HEADER}\n- My name is Ada."),
         (message_pb2.ROLE_USER, "Hello"),
@@ -60,14 +64,14 @@ def test_memories_follow_the_system_messages_and_the_window_precedes_the_questio
 
 
 def test_without_memories_the_request_is_unchanged() -> None:
-    assert compose(REQUEST, memory_pb.RecallResponse(), token_limit=10) == REQUEST
+    assert composed_of(memory_pb.RecallResponse(), token_limit=10) == REQUEST
 
 
 def test_the_oldest_turns_of_the_window_go_first() -> None:
     turns = [window(f"turn number {n}", message_pb2.ROLE_USER) for n in range(10)]
     own = sum(estimate_tokens(text_of(m)) for m in REQUEST.messages)
     limit = own + 2 * turns[0].token_count
-    composed = compose(REQUEST, memory_pb.RecallResponse(items=turns), token_limit=limit)
+    composed = composed_of(memory_pb.RecallResponse(items=turns), token_limit=limit)
     assert [text for _, text in lines(composed)][1:-1] == ["turn number 8", "turn number 9"]
 
 
@@ -90,7 +94,7 @@ def test_the_clients_messages_survive_whatever_is_recalled(
     items: list[memory_pb.RecalledItem], limit: int
 ) -> None:
     recalled = memory_pb.RecallResponse(items=items)
-    composed = compose(REQUEST, recalled, token_limit=limit)
+    composed = composed_of(recalled, token_limit=limit)
     assert [m for m in composed.messages if m in REQUEST.messages][0] == REQUEST.messages[0]
     assert composed.messages[-1] == REQUEST.messages[-1]
-    assert composed == compose(REQUEST, recalled, token_limit=limit)
+    assert composed == composed_of(recalled, token_limit=limit)

@@ -73,3 +73,22 @@ def test_nothing_is_lost_or_reordered(pieces: list[tuple[str, str]]) -> None:
 
 def characters(pieces: object) -> list[tuple[str, str]]:
     return [(kind, c) for kind, piece in pieces for c in piece]  # type: ignore[attr-defined]
+
+
+async def test_what_is_voided_does_not_count_for_the_next_pieces() -> None:
+    events: list[pb.ChatResponse] = []
+    merged = coalescer(events, ManualClock(), max_bytes=8)
+    merged.add("text", "a")
+    merged.add("text", "voided")
+    merged.discard()
+    merged.add("text", "new")
+    assert [event.text for event in events] == ["a"]
+    merged.flush()
+
+
+async def test_gathered_text_is_measured_in_bytes() -> None:
+    events: list[pb.ChatResponse] = []
+    merged = coalescer(events, ManualClock(), max_bytes=8)
+    merged.add("text", "a")
+    merged.add("text", "日本語")
+    assert [event.text for event in events] == ["a", "日本語"]

@@ -1,6 +1,7 @@
 """Runs: gapless logs, readers at any pace, cancellation, resume and retention."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -8,7 +9,7 @@ from gateway.runs import Run, RunRegistry
 from gateway.settings import GatewaySettings
 from mesh.errors import InvalidArgument, Reason, ResourceExhausted
 from mesh.testing.clock import ManualClock
-from plexus.common.v1 import error_pb2
+from plexus.common.v1 import error_pb2, message_pb2
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 
 
@@ -160,3 +161,92 @@ async def test_ended_runs_hold_a_bounded_number_of_bytes() -> None:
         await asyncio.gather(*([run.task] if run.task else []))
     assert runs.statistics().retained_bytes <= 10_000
     assert runs.statistics().retained == 2
+
+
+async def test_a_reader_that_comes_back_and_leaves_again_begins_a_new_window() -> None:
+    clock = ManualClock()
+    runs = registry(clock)
+    run = runs.start("acme", pb.Turn(resume_window_ms=2_000), run_until_cancelled)
+    for _ in range(3):
+        runs.attach(run)
+        runs.detach(run)
+        await clock.wait_for_sleepers()
+        await clock.advance(1.5)
+    assert not run.ended
+    await clock.advance(0.6)
+    assert [event.failed.code async for event in run.follow()] == [1]
+
+
+async def test_one_of_two_readers_that_leaves_changes_nothing() -> None:
+    runs = registry(ManualClock())
+    run = runs.start("acme", pb.Turn(), run_until_cancelled)
+    runs.attach(run)
+    runs.attach(run)
+    runs.detach(run)
+    await asyncio.sleep(0)
+    assert not run.ended
+    await runs.close()
+
+
+async def test_a_run_cancelled_before_its_first_step_ends_with_one_failure() -> None:
+    runs = registry(ManualClock())
+    run = runs.start("acme", pb.Turn(), say_hello)
+    assert run.cancel()
+    assert [event.WhichOneof("event") async for event in run.follow()] == ["failed"]
+    assert not run.cancel()
+
+
+async def test_a_run_that_falls_over_ends_with_one_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fall_over(run: Run) -> None:
+        run.append(text("hel"))
+        raise RuntimeError("secret")
+
+    runs = registry(ManualClock())
+    run = runs.start("acme", pb.Turn(), fall_over)
+    events = [event async for event in run.follow()]
+    assert [event.WhichOneof("event") for event in events] == ["text", "failed"]
+    del run, runs
+    gc.collect()
+    assert "secret" not in f"{events} {caplog.text}"
+
+
+async def test_a_cancelled_run_leaves_its_key_to_the_next() -> None:
+    clock = ManualClock()
+    runs = registry(clock)
+    turn = pb.Turn(idempotency_key="k")
+    lost = runs.start("acme", turn, run_until_cancelled)
+    lost.cancel()
+    assert runs.start("acme", turn, say_hello) is not lost
+    run = runs.start("acme", turn, say_hello)
+    assert run.id == lost.id
+    await asyncio.gather(*([run.task] if run.task else []))
+    await clock.advance(59)
+    assert runs.find("acme", run.resume_token) is run
+    assert runs.start("acme", turn, say_hello) is run
+    await clock.advance(2)
+    assert runs.start("acme", turn, say_hello) is not run
+    assert runs.statistics().retained == 0
+    assert runs.statistics().retained_bytes == 0
+
+
+async def test_closing_ends_runs_that_wait_for_a_reader() -> None:
+    clock = ManualClock()
+    runs = registry(clock)
+    run = runs.start("acme", pb.Turn(resume_window_ms=60_000), run_until_cancelled)
+    runs.attach(run)
+    runs.detach(run)
+    await clock.wait_for_sleepers()
+    await runs.close()
+    assert run.ended
+    assert clock.sleeper_count == 0
+
+
+def test_a_log_weighs_what_it_holds_in_bytes() -> None:
+    run = Run("r", "acme", resume_window_s=0)
+    run.append(text("日本語" * 1000))
+    call = message_pb2.ToolCall(arguments_json="x" * 5000)
+    run.append(pb.ChatResponse(tool_call=call))
+    run.append(pb.ChatResponse(refusal="x" * 3000))
+    assert run.size_bytes > 9000 + 5000 + 3000

@@ -45,6 +45,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DATA_CORRUPT: _ClassVar[ErrorReason]
     ERROR_REASON_INVALID_SETTINGS: _ClassVar[ErrorReason]
     ERROR_REASON_DATA_IN_USE: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_SERVED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
@@ -85,6 +86,7 @@ ERROR_REASON_COMPONENT_UNAVAILABLE: ErrorReason
 ERROR_REASON_DATA_CORRUPT: ErrorReason
 ERROR_REASON_INVALID_SETTINGS: ErrorReason
 ERROR_REASON_DATA_IN_USE: ErrorReason
+ERROR_REASON_RESUME_UNAVAILABLE: ErrorReason
 ERROR_REASON_NOT_SERVED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 
