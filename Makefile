@@ -12,7 +12,7 @@ PROGRESS := { grep --line-buffered -oE '^(Collecting [^ ]+|Installing collected 
 AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --verify HEAD)
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 10
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 10
 
 install: .venv/.installed ## make .venv: the runtime and the plexus command
 

@@ -1,0 +1,1 @@
+"""The steps of a run; each returns rows of `bench.result`."""
