@@ -21,6 +21,7 @@ from gateway.stages.generate import generate, replay
 from gateway.stages.recall import recall
 from gateway.stages.remember import remember_answer, remember_question
 from gateway.turn import TurnInProgress
+from mesh import metrics
 from mesh.call import Call, Identity, outgoing_call
 from mesh.clock import Clock
 from mesh.errors import (
@@ -64,6 +65,7 @@ class Pipeline:
             async with asyncio.timeout(self._time_left_s(call)):
                 completed = await self._run(work)
             run.append(pb.ChatResponse(completed=completed))
+            metrics.TURNS.labels("completed").inc()
             return
         except PlexusError as error:
             failure = error
@@ -74,6 +76,7 @@ class Pipeline:
         except Exception as error:
             log.fault("fault", error, request_id=run.id)
             failure = Internal(f"a fault of ours; see the log for request {run.id}")
+        metrics.TURNS.labels(failure.reason).inc()
         await self._settle(work, call.identity, failure)
 
     async def _run(self, work: TurnInProgress) -> pb.Completed:

@@ -58,6 +58,13 @@ STAGE_DURATION = Histogram(
     buckets=_RPC_BUCKETS_S,
     registry=REGISTRY,
 )
+TURNS = Counter(
+    "plexus_turns_total",
+    "Turns ended, by outcome: completed, or the stable reason of the failure. A turn that fails "
+    "after it started is a stream that ends with status OK, so calls alone do not show it.",
+    ("outcome",),
+    registry=REGISTRY,
+)
 PIPELINE_OVERHEAD = Histogram(
     "plexus_pipeline_overhead_seconds",
     "Duration of a turn minus what was spent waiting for the provider.",

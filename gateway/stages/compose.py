@@ -101,6 +101,8 @@ def _one_line(item: memory_pb.RecalledItem) -> str:
 
 
 def _tidy(text: str) -> str:
+    if "  " not in text and "\t" not in text and "\n\n\n" not in text:
+        return text.strip()
     return _BLANK_LINES.sub("\n\n", _BLANKS.sub(" ", text)).strip()
 
 

@@ -76,7 +76,7 @@ class RouterSettings:
     """Threads that one batch of the built-in model uses."""
     embedding_batch_texts: int = 64
     """The most texts in one batch."""
-    embedding_batch_wait_ms: float = 1.0
+    embedding_batch_wait_ms: float = 0.0
     """How long an idle embedder waits for company before a batch begins."""
     embedding_queue_texts: int = 4096
     """Texts that may wait; more are refused."""
