@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar, cast
 
 import grpc.aio
 
-from gateway.build import Gateway
 from gateway.settings import GatewaySettings
 from mesh.clock import SYSTEM_CLOCK
 from mesh.component import Component, Hosted
@@ -140,6 +139,8 @@ class Maker:
         return Hosted("memory", built, memory_service_pb2_grpc.add_MemoryServiceServicer_to_server)
 
     async def _gateway(self) -> Component:
+        from gateway.build import Gateway
+
         return Gateway(
             self._load(GatewaySettings, "gateway"),
             data_dir=self._environment.mesh.data_dir,

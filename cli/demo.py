@@ -95,5 +95,5 @@ async def _place(own: bool, key: str, screen: Console) -> AsyncGenerator[_Place]
         async with embedded_mesh(data_dir=Path(folder), ports="free", environ=environ) as mesh:
             for line in mesh.provider_lines:
                 screen.print(f"  {line}", style="dim")
-            async with MeshClient(mesh.addresses) as client:
+            async with MeshClient(mesh.addresses, tls=mesh.host.tls) as client:
                 yield _Place(client=client, http_url=mesh.http_url)

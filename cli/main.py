@@ -5,7 +5,6 @@ A subcommand's module is imported when it is run, so that `plexus --help` costs 
 
 import io
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +19,13 @@ LOADED = {
     "demo": "A guided tour: a document, a conversation, memory, cache, cost.",
     "cost": "What was spent and saved, by model, and how long it took.",
     "doctor": "Check this machine and the mesh that runs on it.",
+    "keys": "Make, list and revoke API keys.",
     "config": "Show the effective settings and where each comes from.",
+    "bench": "Measure the mesh beside a bare relay and beside peers.",
 }
+
+CALLING = ("chat", "demo", "cost", "doctor")
+"""Subcommands that call a running mesh, which may speak TLS."""
 
 
 class Commands(TyperGroup):
@@ -49,10 +53,17 @@ class Commands(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    function: Callable[..., Any] = getattr(import_module(f"cli.{name}"), name)
+    loaded: Any = getattr(import_module(f"cli.{name}"), name)
+    if isinstance(loaded, typer.Typer):
+        return typer.main.get_command(loaded)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name)(function)
-    return typer.main.get_command(alone)
+    alone.command(name)(loaded)
+    command: Any = typer.main.get_command(alone)
+    if name in CALLING:
+        from cli.tls_options import TLS_OPTIONS
+
+        command.params.extend(TLS_OPTIONS)
+    return command
 
 
 def _is_ours(error: Exception) -> bool:
@@ -84,11 +95,19 @@ SettingsFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON line when ready, and no more.")]
 
 
-def _up(file: SettingsFile = None, as_json: Json = False) -> None:
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=1, metavar="N", help="Processes of gateway, router and cache: the cores."
+    ),
+]
+
+
+def _up(file: SettingsFile = None, as_json: Json = False, workers: Workers = 1) -> None:
     """Start the whole mesh here: five components, one process, no key."""
     from cli.up import up
 
-    up(file=file, as_json=as_json)
+    up(file=file, as_json=as_json, workers=workers)
 
 
 def _serve(

@@ -8,6 +8,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from cli.client import https_context
 from mesh.errors import Unavailable
 
 TIMEOUT_S: Final = 60.0
@@ -31,8 +32,13 @@ async def ask_with_openai(base_url: str, *, key: str, agent_id: str, message: st
     """Ask with the unmodified `openai` package, which must be importable."""
     openai: Any = await asyncio.to_thread(import_module, "openai")
     headers = {"x-plexus-agent-id": agent_id}
+    http_client = openai.DefaultAsyncHttpxClient(verify=https_context() or True)
     async with openai.AsyncOpenAI(
-        base_url=base_url, api_key=key or NO_KEY, default_headers=headers, timeout=TIMEOUT_S
+        base_url=base_url,
+        api_key=key or NO_KEY,
+        default_headers=headers,
+        timeout=TIMEOUT_S,
+        http_client=http_client,
     ) as client:
         try:
             said: Any = await client.chat.completions.create(
@@ -58,7 +64,10 @@ async def ask_with_plain_http(
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.post(
-                f"{base_url}/chat/completions", data=orjson.dumps(body), headers=headers
+                f"{base_url}/chat/completions",
+                data=orjson.dumps(body),
+                headers=headers,
+                ssl=https_context() or True,
             ) as response,
         ):
             said = await response.content.read(MAX_BODY_BYTES)

@@ -12,7 +12,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cli.answer import user_turn
 from cli.checks import Finding, failed, ok, skipped
-from cli.client import PROBE_TIMEOUT_S, MeshClient, addresses, explain, http_url
+from cli.client import (
+    PROBE_TIMEOUT_S,
+    MeshClient,
+    addresses,
+    explain,
+    http_url,
+    open_channel,
+)
 from cli.figures import milliseconds
 from mesh.health import READINESS
 from mesh.settings import load
@@ -56,7 +63,7 @@ async def state_of(address: str) -> str:
     if not await _accepts(host, int(port)):
         return FREE
     request = health_pb2.HealthCheckRequest(service=READINESS)
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             said = await stub.Check(request, timeout=PROBE_TIMEOUT_S)
@@ -83,7 +90,7 @@ async def component(name: str, address: str, state: str, *, mesh_runs: bool) -> 
 
 async def http_edge(url: str, *, gateway_serves: bool) -> Finding:
     """See that the HTTP edge listens when its gateway serves, and that its port is free if not."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
+    host, _, port = url.partition("://")[2].rpartition(":")
     listens = await _accepts(host, int(port))
     if listens and gateway_serves:
         return ok("http", f"serving at {url}")
@@ -112,7 +119,7 @@ async def _reflection(name: str, address: str) -> Finding:
     async def ask() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(address) as channel:
         make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
         stub: Any = make_stub(channel)
         try:

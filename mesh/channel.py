@@ -12,7 +12,10 @@ import grpc
 import grpc.aio
 import orjson
 
+from mesh.addresses import target_of
 from mesh.outgoing import outgoing
+from mesh.rotating_channel import RotatingChannel
+from mesh.tls import Tls
 
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -56,7 +59,7 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         # A window that grows without bound would take away the sender's back-pressure.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
@@ -64,14 +67,30 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 
 def connect(
-    address: str, *, max_message_bytes: int = 4 * 1024 * 1024, mesh_token: str = ""
+    address: str,
+    *,
+    max_message_bytes: int = 4 * 1024 * 1024,
+    mesh_token: str = "",
+    tls: Tls | None = None,
 ) -> grpc.aio.Channel:
-    """Return a channel to `host:port`, `dns:///…` or `unix:/path`; it connects lazily."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=channel_options(max_message_bytes),
-        interceptors=client_interceptors(mesh_token),
-    )
+    """Return a channel to `host:port`, `dns:///…`, `unix:/path`, or several IP addresses separated
+    by commas, over which it balances; it connects lazily.
+
+    With `tls` it presents the certificate of the moment and believes the authorities of the
+    moment: when the files change, later calls go over a new connection, and running ones finish.
+    """
+    target = target_of(address)
+    options = channel_options(max_message_bytes)
+    added = client_interceptors(mesh_token)
+    # A unix socket is in a folder that nobody else can enter.
+    if tls is None or target.startswith("unix:"):
+        return grpc.aio.insecure_channel(target, options=options, interceptors=added)
+
+    def secure() -> grpc.aio.Channel:
+        credentials = tls.channel_credentials()
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=added)
+
+    return RotatingChannel(secure, tls.material)
 
 
 def client_interceptors(mesh_token: str = "") -> list[grpc.aio.ClientInterceptor]:

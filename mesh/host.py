@@ -16,6 +16,8 @@ from mesh.component import Component
 from mesh.logs import Log
 from mesh.server import ComponentServer
 from mesh.settings import MeshSettings
+from mesh.spread import Spread
+from mesh.tls import Tls
 
 DEFAULT_PORTS: Mapping[str, int] = {
     "gateway": 50050,
@@ -38,10 +40,14 @@ class Edge(Protocol):
 
 
 class Host:
-    """The components of one process. Add all, then `start`, and `drain` at the end."""
+    """The components of one process. Add all, then `start`, and `drain` at the end.
+
+    Making it raises FailedPrecondition when certificates are set and no good.
+    """
 
     def __init__(self, settings: MeshSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.settings = settings
+        self.tls = Tls.of(settings, clock=clock)
         self._clock = clock
         self._servers: dict[str, ComponentServer] = {}
         self._remote: dict[str, grpc.aio.Channel] = {}
@@ -51,7 +57,7 @@ class Host:
 
     def add(self, component: Component) -> ComponentServer:
         """Host a component here. Those it calls while starting must be added before it."""
-        server = ComponentServer(component, self.settings, clock=self._clock)
+        server = ComponentServer(component, self.settings, clock=self._clock, tls=self.tls)
         self._servers[component.name] = server
         return server
 
@@ -69,6 +75,7 @@ class Host:
                 self._address_of(component),
                 max_message_bytes=self.settings.max_message_bytes,
                 mesh_token=self.settings.mesh_token,
+                tls=self.tls,
             )
         return self._remote[component]
 
@@ -90,11 +97,25 @@ class Host:
             await self.drain()
             raise
 
-    async def listen(self, ports: Mapping[str, int]) -> dict[str, str]:
-        """Serve every hosted component over TCP and return the addresses by name."""
+    async def listen(
+        self,
+        ports: Mapping[str, int],
+        *,
+        sockets: Mapping[str, str] | None = None,
+        spread: Spread | None = None,
+    ) -> dict[str, str]:
+        """Serve every hosted component over TCP and return the addresses by name.
+
+        `sockets` are addresses `unix:/path` to serve on as well. With `spread` ports and calls are
+        shared with the other workers of this host.
+        """
         bound: dict[str, str] = {}
         for name, server in self._servers.items():
-            port = await server.listen(ports.get(name, DEFAULT_PORTS[name]))
+            port = await server.listen(
+                ports.get(name, DEFAULT_PORTS[name]),
+                socket=(sockets or {}).get(name, ""),
+                spread=spread,
+            )
             bound[name] = f"{self.settings.host}:{port}"
             self._listening = True
         return bound

@@ -25,6 +25,8 @@ from mesh.interceptors import InFlight, interceptors
 from mesh.logs import Log
 from mesh.reflection import add_reflection
 from mesh.settings import MeshSettings
+from mesh.spread import Spread
+from mesh.tls import PeerCertificate, Tls
 
 HARD_METADATA_BYTES = 64 * 1024
 """Above this gRPC refuses a call by itself; up to it ours does, and says why (mesh.identity)."""
@@ -36,11 +38,11 @@ SETTLE_S = 5.0
 log = Log("server")
 
 
-def server_options(settings: MeshSettings) -> list[tuple[str, Any]]:
-    """Return the channel arguments of a server."""
+def server_options(settings: MeshSettings, *, shared_port: bool = False) -> list[tuple[str, Any]]:
+    """Return the channel arguments of a server, or of one of several workers on a port."""
     return [
         # Two servers that silently share a port are worse than one that says it is taken.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # Between a lower soft limit and the hard one gRPC would refuse calls at random.
         ("grpc.max_metadata_size", HARD_METADATA_BYTES),
@@ -64,10 +66,13 @@ class ComponentServer:
         settings: MeshSettings,
         *,
         clock: Clock = SYSTEM_CLOCK,
+        tls: Tls | None = None,
     ) -> None:
+        """`tls` is what the settings ask for; a host makes it once for all its components."""
         self.component = component
         self._settings = settings
         self._clock = clock
+        self._tls = tls or Tls.of(settings, clock=clock)
         self.admission = Admission(
             clock, limit=settings.max_concurrent_calls, queue_limit=settings.max_queued_calls
         )
@@ -75,10 +80,11 @@ class ComponentServer:
         self.table = ServiceTable(
             (
                 self._in_flight,
+                *([PeerCertificate()] if self._tls and self._tls.requires_client else []),
                 *interceptors(
                     component.name,
                     clock=clock,
-                    authenticator=Authenticator(settings),
+                    authenticator=Authenticator(settings, clock=clock),
                     admission=self.admission,
                     default_deadline_s=settings.default_deadline_s,
                 ),
@@ -103,23 +109,35 @@ class ComponentServer:
         await self.component.start()
         await self.health.set_ready(True)
 
-    async def listen(self, port: int) -> int:
+    async def listen(self, port: int, *, socket: str = "", spread: Spread | None = None) -> int:
         """Serve over TCP and return the port; 0 picks a free one.
+
+        `socket` (`unix:/path`) serves other processes of this host as well. With `spread` this
+        process is one of several workers on one port, which share the calls.
 
         Raises FailedPrecondition when the port is taken, or when an open mesh would be
         reachable from other machines.
         """
         host = self._settings.host
-        if self._settings.auth == "open" and host not in LOOPBACK_HOSTS:
-            raise FailedPrecondition(
-                f"listening on {host} needs `auth: keys` (PLEXUS_AUTH=keys and an API key); "
-                "an open mesh serves loopback only",
-                reason=Reason.INVALID_SETTINGS,
-            )
-        wire = grpc.aio.server(options=server_options(self._settings))
-        wire.add_generic_rpc_handlers((self.table.as_generic_handler(),))
+        certified = self._tls is not None and self._tls.requires_client
+        if self._settings.auth == "open" and not certified and host not in LOOPBACK_HOSTS:
+            raise open_to_the_world(host)
+        wire = grpc.aio.server(
+            options=server_options(self._settings, shared_port=spread is not None)
+        )
+        handler = self.table.as_generic_handler()
+        if socket:
+            wire.add_insecure_port(socket)
+        if spread is not None and not certified:
+            # Who passes a call on could not show the certificate that it came with.
+            handler = spread.handler(self.component.name, self.table)
+        wire.add_generic_rpc_handlers((handler,))
         try:
-            bound = wire.add_insecure_port(_address(host, port))
+            if self._tls is not None and self._tls.serves:
+                credentials = self._tls.server_credentials()
+                bound = wire.add_secure_port(_address(host, port), credentials)
+            else:
+                bound = wire.add_insecure_port(_address(host, port))
         except RuntimeError as error:
             raise port_taken(self.component.name, host, port) from error
         await wire.start()
@@ -164,6 +182,15 @@ class ComponentServer:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def open_to_the_world(host: str) -> FailedPrecondition:
+    """Return the error for an open mesh that other machines could reach."""
+    return FailedPrecondition(
+        f"listening on {host} needs `auth: keys` (PLEXUS_AUTH=keys and an API key) or client "
+        "certificates (PLEXUS_TLS_CLIENT_AUTH=require); an open mesh serves loopback only",
+        reason=Reason.INVALID_SETTINGS,
+    )
 
 
 def port_taken(component: str, host: str, port: int) -> FailedPrecondition:

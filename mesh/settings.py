@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, cast
 import orjson
 import yaml
 
+from mesh.addresses import target_of
 from mesh.errors import FailedPrecondition, Reason
 
 SETTINGS_FILE = "plexus.yaml"
@@ -51,7 +52,7 @@ class KeySettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise ValueError("sha256 must be the 64 hex digits of the key's SHA-256, not the key")
-        _check_name("tenant", self.tenant)
+        check_name("tenant", self.tenant)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class MeshSettings:
     data_dir: Path = Path(".plexus")
     """Where everything that must survive a restart is kept."""
     host: str = "127.0.0.1"
-    """The address to listen on; other than loopback needs `auth: keys`."""
+    """The address to listen on; other than loopback needs `auth: keys`, or client certificates."""
     log_level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
     """The least severe level that is logged; `auto` is `info`, and `warning` on a terminal."""
     auth: Literal["open", "keys"] = "open"
@@ -70,10 +71,26 @@ class MeshSettings:
     """Tenants known here besides those of `keys`; the first is used when a caller names none."""
     keys: Mapping[str, KeySettings] = field(default_factory=dict[str, KeySettings])
     """API keys by id; the id appears in logs, the key never."""
+    keys_file: Path | None = None
+    """More keys, made by `plexus keys create` and read again when it changes; `keys.json` in
+    `data_dir` if unset."""
     mesh_token: Secret = Secret("")
     """Shared by the components of one mesh; who presents it may speak for any tenant."""
+    tls_cert_file: Path | None = None
+    """This process's certificate and its chain, PEM; with it every port but the admin's is TLS.
+    Read again when it changes, as are the other two."""
+    tls_key_file: Path | None = None
+    """The private key of the certificate, PEM, without a passphrase."""
+    tls_ca_file: Path | None = None
+    """The authorities whose certificates are believed, PEM; if unset, the public ones."""
+    tls_client_auth: Literal["none", "require"] = "none"
+    """`require`: a gRPC client needs a certificate of `tls_ca_file`; the HTTP edge takes one."""
+    tls_trust_domain: str = "plexus"
+    """Whose certificates speak for tenants and components: `spiffe://<trust domain>/tenant/acme`,
+    `spiffe://<trust domain>/component/memory`."""
     placement: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Where components are: name to `local` or `host:port`; the usual loopback ports if unset."""
+    """Where components are: name to `local`, `host:port`, or the IP addresses of several replicas
+    separated by commas; the usual loopback ports if unset."""
     max_message_bytes: int = 4 * 1024 * 1024
     """The largest message that is accepted."""
     max_concurrent_calls: int = 512
@@ -91,7 +108,7 @@ class MeshSettings:
 
     def __post_init__(self) -> None:
         for name in (*self.tenants, *self.keys):
-            _check_name("tenants and keys", name)
+            check_name("tenants and keys", name)
         lows = {
             "max_message_bytes": 1024,
             "max_concurrent_calls": 1,
@@ -105,10 +122,31 @@ class MeshSettings:
                 raise ValueError(f"{name} must be at least {low}")
         if self.default_deadline_s <= 0:
             raise ValueError("default_deadline_s must be more than 0")
+        self._check_tls()
+        for name, address in self.placement.items():
+            try:
+                target_of(address)
+            except ValueError as error:
+                raise ValueError(f"placement of {name}: {error}") from None
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together: set both")
+        if self.tls_client_auth == "require" and not (self.tls_cert_file and self.tls_ca_file):
+            raise ValueError(
+                "tls_client_auth: require also needs tls_cert_file, tls_key_file and tls_ca_file"
+            )
+        if not re.fullmatch(r"[a-z0-9._-]{1,255}", self.tls_trust_domain):
+            raise ValueError("tls_trust_domain: use 1 to 255 of a-z 0-9 . _ -")
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the keys file is, or would be."""
+        return self.keys_file or self.data_dir / "keys.json"
 
 
-def _check_name(field_name: str, name: str) -> None:
-    """Require what can be a metadata value and a log field as it is."""
+def check_name(field_name: str, name: str) -> None:
+    """Raise ValueError for what cannot be a metadata value and a log field as it is."""
     if not re.fullmatch(r"[A-Za-z0-9._:@-]{1,128}", name):
         raise ValueError(f"{field_name}: use 1 to 128 of A-Z a-z 0-9 . _ : @ -, not {name!r}")
 
@@ -211,9 +249,7 @@ def _from_text(hint: Any, text: str, where: str) -> object:
             raise _wrong(where, "not valid JSON") from error
     items = [item.strip() for item in text.split(",") if item.strip()]
     if origin in (Mapping, dict):
-        if any("=" not in item for item in items):
-            raise _wrong(where, "must be key=value pairs separated by commas, or JSON")
-        return {key.strip(): value.strip() for key, value in (i.split("=", 1) for i in items)}
+        return _pairs(items, where, lists=typing.get_args(hint)[1] is str)
     if origin is tuple:
         return items
     if hint is bool:
@@ -221,6 +257,24 @@ def _from_text(hint: Any, text: str, where: str) -> object:
             text.lower(), text
         )
     return text
+
+
+def _pairs(items: list[str], where: str, *, lists: bool) -> dict[str, object]:
+    """Return `key=value` items as a map. With `lists` an item without `=` goes on with the value
+    before it, as in `memory=10.0.0.1:50051,10.0.0.2:50051,router=…`.
+    """
+    pairs: dict[str, object] = {}
+    name = ""
+    for item in items:
+        key, equals, value = item.partition("=")
+        if equals:
+            name = key.strip()
+            pairs[name] = value.strip()
+        elif name and lists:
+            pairs[name] = f"{pairs[name]},{item}"
+        else:
+            raise _wrong(where, "must be key=value pairs separated by commas, or JSON")
+    return pairs
 
 
 def _of_optional(hint: Any) -> Any:

@@ -23,8 +23,6 @@ PROCESS = {"OMP_NUM_THREADS", "MALLOC_ARENA_MAX"}
 OTHERS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "REDIS_PASSWORD"}
 """Variables that are not settings of ours: providers' keys, and parts of other variables."""
 
-TLS = {"PLEXUS_TLS_CERT_FILE", "PLEXUS_TLS_KEY_FILE", "PLEXUS_TLS_CA_FILE"}
-"""Settings that the mTLS component may be ahead of."""
 
 
 def known_variables() -> set[str]:
@@ -39,7 +37,7 @@ def known_variables() -> set[str]:
 
 def variables(objects: list[Object]) -> Iterator[str]:
     """Every variable is a setting, its value is one that the setting takes, and none is missing."""
-    known = known_variables() | PROCESS | OTHERS | TLS
+    known = known_variables() | PROCESS | OTHERS
     for workload in of_kind(objects, "Deployment"):
         for container in containers(workload):
             given = set(_names(objects, container))

@@ -23,7 +23,7 @@ SERVICES = {
     "readinessProbe": "readiness",
     "livenessProbe": "liveness",
 }
-HTTP_ANSWERS = {"admin": ("/metrics", "/healthz"), "http": ("/healthz", "/readyz")}
+HTTP_ANSWERS = {"admin": ("/metrics", "/healthz", "/livez"), "http": ("/healthz", "/readyz")}
 READY_PATHS = {"admin": "/healthz", "http": "/readyz"}
 
 
