@@ -24,7 +24,6 @@ OTHERS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "REDIS_PASSWORD"}
 """Variables that are not settings of ours: providers' keys, and parts of other variables."""
 
 
-
 def known_variables() -> set[str]:
     """Return the variable of every setting there is."""
     found: set[str] = set()
