@@ -23,7 +23,18 @@ RETRY_ATTEMPTS = 3
 STREAM_WINDOW_BYTES = 65_536
 
 SERVICE_CONFIG: dict[str, object] = {
-    "loadBalancingConfig": [{"round_robin": {}}],
+    # By what the replicas report of their load (mesh.load_report); a replica that has reported
+    # nothing gets its turn, and where none does this is round robin.
+    "loadBalancingConfig": [
+        {
+            "weighted_round_robin": {
+                "blackoutPeriod": "1s",
+                "weightUpdatePeriod": "1s",
+                "weightExpirationPeriod": "30s",
+            }
+        },
+        {"round_robin": {}},
+    ],
     # The name that servers of others know as well; ours answer it as `readiness`.
     "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [

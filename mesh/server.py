@@ -22,6 +22,7 @@ from mesh.health import Health
 from mesh.identity import Authenticator
 from mesh.inprocess import InProcessChannel
 from mesh.interceptors import InFlight, interceptors
+from mesh.load_report import LoadReporting
 from mesh.logs import Log
 from mesh.reflection import add_reflection
 from mesh.settings import MeshSettings
@@ -80,6 +81,7 @@ class ComponentServer:
         self.table = ServiceTable(
             (
                 self._in_flight,
+                LoadReporting(clock, limit=settings.max_concurrent_calls),
                 *([PeerCertificate()] if self._tls and self._tls.requires_client else []),
                 *interceptors(
                     component.name,

@@ -150,7 +150,9 @@ async def test_an_owner_killed_in_mid_stream_is_one_failure_for_its_followers(
     held = Held(upstream)
     token = await held.start(mesh, 0, turn(fresh("hi"), resume_window_ms=WINDOW_MS))
     follower = mesh.gateway(1).Chat(resume(token, 1), timeout=TIMEOUT_S)
-    followed = [held.events[0], await follower.read()]
+    first = await follower.read()
+    assert isinstance(first, pb.ChatResponse)
+    followed = [held.events[0], first]
     await mesh.processes["gateway"][0].kill()
     with pytest.raises(grpc.aio.AioRpcError):
         await held.call.read()
