@@ -43,6 +43,7 @@ async def test_a_slow_target_is_given_time_for_one_call_per_caller() -> None:
 
     async def call(_: int) -> Timing:
         await release.wait()
+        await asyncio.sleep(0)  # as every real call does: it lets the others run
         return Timing(0.1)
 
     window = await closed_loop(call, concurrency=2, warm_up_s=0.0, window_s=0.0)
