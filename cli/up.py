@@ -48,8 +48,9 @@ async def _up(file: Path | None, as_json: bool, workers: int) -> None:
     configure(log_level(settings))
     async with _mesh(file, workers) as mesh:
         took_s = time.perf_counter() - started_s
+        stopped = until_signal()
         _announce(mesh, took_s, as_json)
-        await until_signal()
+        await stopped
         _say("draining: running streams finish, nothing new is taken …", as_json)
     _say("stopped; the data is kept for the next start", as_json)
 
@@ -87,13 +88,14 @@ async def _serve(component: str, file: Path | None, as_json: bool) -> None:
         addresses = await host.listen({component: port_of(component, environment)})
         extra = await _listen_http(component, host, environment, stack)
         ready = {"event": "ready", "addresses": addresses, **extra}
+        stopped = until_signal()
         if as_json:
             _emit(ready)
         else:
             _say(f"{component} is ready: gRPC {addresses[component]}", as_json)
             for name, url in extra.items():
                 _say(f"  {name.removesuffix('_url')}: {url}", as_json)
-        await until_signal()
+        await stopped
         _say("draining …", as_json)
 
 

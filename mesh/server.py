@@ -204,23 +204,27 @@ def port_taken(component: str, host: str, port: int) -> FailedPrecondition:
     )
 
 
-async def until_signal() -> signal.Signals:
-    """Return at the first SIGINT or SIGTERM; a second one takes the default, abrupt, way."""
+def until_signal() -> "asyncio.Future[signal.Signals]":
+    """Return a future of the first SIGINT or SIGTERM from now on.
+
+    Call it before you say that you are ready: who reads that may signal at once. A second signal
+    takes the default, abrupt, way.
+    """
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
     signals = (signal.SIGINT, signal.SIGTERM)
 
-    def receive(number: signal.Signals) -> None:
+    def let_go() -> None:
         for each in signals:
-            loop.remove_signal_handler(each)
+            with contextlib.suppress(ValueError):
+                loop.remove_signal_handler(each)
+
+    def receive(number: signal.Signals) -> None:
+        let_go()
         if not received.done():
             received.set_result(number)
 
     for number in signals:
         loop.add_signal_handler(number, receive, number)
-    try:
-        return await received
-    finally:
-        for number in signals:
-            with contextlib.suppress(ValueError):
-                loop.remove_signal_handler(number)
+    received.add_done_callback(lambda _: let_go())
+    return received
