@@ -151,10 +151,10 @@ class Maker:
 
     def _has_providers(self) -> bool:
         section = read_file(self._environment.file).get("router")
-        in_file = isinstance(section, dict) and ("providers" in section or "groups" in section)
-        return in_file or any(
-            f"PLEXUS_ROUTER_{name}" in self._environment.environ for name in ("PROVIDERS", "GROUPS")
-        )
+        names = ("providers", "groups")
+        in_file = isinstance(section, dict) and any(name in section for name in names)
+        environ = self._environment.environ
+        return in_file or any(variable("router", name) in environ for name in names)
 
     def _load(self, cls: type[T], component: str) -> T:
         environment = self._environment

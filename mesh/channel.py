@@ -13,6 +13,7 @@ import grpc.aio
 import orjson
 
 from mesh.addresses import target_of
+from mesh.exchange import STREAM_WINDOW_BYTES
 from mesh.outgoing import outgoing
 from mesh.rotating_channel import RotatingChannel
 from mesh.tls import Tls
@@ -20,7 +21,6 @@ from mesh.tls import Tls
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 RETRY_ATTEMPTS = 3
-STREAM_WINDOW_BYTES = 65_536
 
 SERVICE_CONFIG: dict[str, object] = {
     # By what the replicas report of their load (mesh.load_report); a replica that has reported

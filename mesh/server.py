@@ -17,6 +17,7 @@ from mesh.admission import Admission
 from mesh.clock import SYSTEM_CLOCK, Clock
 from mesh.component import Component
 from mesh.errors import FailedPrecondition, Reason
+from mesh.exchange import STREAM_WINDOW_BYTES
 from mesh.handlers import ServiceTable
 from mesh.health import Health
 from mesh.identity import Authenticator
@@ -32,7 +33,6 @@ from mesh.tls import PeerCertificate, Tls
 HARD_METADATA_BYTES = 64 * 1024
 """Above this gRPC refuses a call by itself; up to it ours does, and says why (mesh.identity)."""
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
-STREAM_WINDOW_BYTES = 65_536
 SETTLE_S = 5.0
 """How long a drain waits for handlers that were cancelled at the end of the grace."""
 

@@ -1,7 +1,6 @@
 """Account: book what a turn used, whatever its end, once."""
 
 import grpc.aio
-from google.protobuf import timestamp_pb2
 
 from gateway.clients import Clients
 from gateway.outbox import Outbox
@@ -66,7 +65,7 @@ def _events(work: TurnInProgress, outcome: metrics_pb.Outcome) -> list[metrics_p
         event.operation = "chat"
         event.requested_model = work.turn.request.model
         event.request_id = work.run.id
-        event.event_time.CopyFrom(_timestamp(work.started_ns))
+        event.event_time.FromNanoseconds(work.started_ns)
     return events + work.failed_attempts
 
 
@@ -105,9 +104,3 @@ def _usage(work: TurnInProgress) -> model_pb2.Usage | None:
         output_tokens=estimate_tokens(produced),
         estimated=True,
     )
-
-
-def _timestamp(time_ns: int) -> timestamp_pb2.Timestamp:
-    when = timestamp_pb2.Timestamp()
-    when.FromNanoseconds(time_ns)
-    return when
