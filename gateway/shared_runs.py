@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from gateway.followed_run import FollowedRun
 from gateway.publication import Publication
@@ -21,6 +21,7 @@ from mesh.errors import InvalidArgument
 from mesh.redis_link import RedisLink, RedisLinkSettings, RedisUnavailable
 from plexus.gateway.v1 import gateway_service_pb2 as pb
 
+Result = TypeVar("Result")
 Readable: TypeAlias = Run | FollowedRun
 Execute: TypeAlias = Callable[[Run], Coroutine[Any, Any, None]]
 
@@ -54,30 +55,25 @@ class SharedRuns:
                 self.link, lease_s=self._lease_s, retention_s=settings.retention_s
             )
         self._publications: dict[str, Publication] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     async def begin(self, tenant: str, turn: pb.Turn, execute: Execute) -> Readable:
         """Start a run, or return the one, here or elsewhere, that the idempotency key names.
 
         Raises what `RunRegistry.start` raises. Waits for Redis only for a turn with a key, and
-        within its time limit.
+        within its time limit; a caller that goes away meanwhile leaves a run that nobody reads,
+        since a repeat of its turn may already wait for what the claimed key promises.
         """
         if not turn.idempotency_key or not self._log:
             return self._start(tenant, turn, execute)
         if (known := self._runs.known(tenant, turn)) is not None:
             return known
-        execution = secrets.token_hex(16)
+        beginning = self._own(self._begin_keyed(self._log, tenant, turn, execute))
         try:
-            holder = await self._claim(self._log, tenant, turn, execution)
-        except RedisUnavailable:
-            return self._start(tenant, turn, execute, doubtful=True)
-        if holder != execution:
-            return self._runs.of_execution(holder) or self._followed(holder)
-        try:
-            return self._start(tenant, turn, execute, execution=execution)
-        except BaseException:
-            self._own(self._free(self._log, tenant, turn.idempotency_key, execution))
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._leave)
             raise
 
     async def find(self, tenant: str, resume_token: str) -> Readable:
@@ -134,6 +130,28 @@ class SharedRuns:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self.link:
             await self.link.close()
+
+    async def _begin_keyed(
+        self, log: SharedLog, tenant: str, turn: pb.Turn, execute: Execute
+    ) -> Readable:
+        execution = secrets.token_hex(16)
+        try:
+            holder = await self._claim(log, tenant, turn, execution)
+        except RedisUnavailable:
+            return self._start(tenant, turn, execute, doubtful=True)
+        if holder != execution:
+            return self._runs.of_execution(holder) or self._followed(holder)
+        try:
+            return self._start(tenant, turn, execute, execution=execution)
+        except BaseException:
+            self._own(self._free(log, tenant, turn.idempotency_key, execution))
+            raise
+
+    def _leave(self, beginning: "asyncio.Task[Readable]") -> None:
+        """Count out a reader that went away before there was a run."""
+        if not beginning.cancelled() and beginning.exception() is None:
+            self.attach(beginning.result())
+            self.detach(beginning.result())
 
     async def _claim(self, log: SharedLog, tenant: str, turn: pb.Turn, execution: str) -> str:
         """Take the turn's key and return the execution that holds it now."""
@@ -211,7 +229,8 @@ class SharedRuns:
             poll_s=self._settings.follow_poll_ms / 1000,
         )
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _own(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

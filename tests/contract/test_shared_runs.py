@@ -211,6 +211,26 @@ async def test_a_repeat_does_not_wait_for_a_run_that_settles(replica: Replicas) 
     assert await read(await here.begin(TENANT, KEYED, repeated.execute)) == WHOLE
 
 
+async def test_a_caller_that_leaves_while_it_claims_its_key_leaves_a_run(
+    replica: Replicas, redis: RedisServer
+) -> None:
+    here, there, script = await replica(), await replica(), Script()
+    script.go_on.set()
+    # Connected, and its scripts are known to Redis.
+    await read(await here.begin(TENANT, pb.Turn(idempotency_key="first"), script.execute))
+    freeze(redis)
+    leaving = asyncio.create_task(here.begin(TENANT, KEYED, script.execute))
+    for _ in range(20):
+        await asyncio.sleep(0)  # its claim is on its way
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    thaw(redis)
+    assert await read(await there.begin(TENANT, KEYED, script.execute)) == WHOLE
+    assert await read(await here.begin(TENANT, KEYED, script.execute)) == WHOLE
+    assert script.executions == 2
+
+
 @pytest.mark.parametrize("after", [0, 2, 7])
 async def test_a_dead_owner_is_one_failure(replica: Replicas, log: SharedLog, after: int) -> None:
     there = await replica()
