@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import orjson
 
-from mesh.addresses import target_of
+from mesh.addresses import first_of, target_of
 from mesh.exchange import STREAM_WINDOW_BYTES
 from mesh.outgoing import outgoing
 from mesh.rotating_channel import RotatingChannel
@@ -89,6 +89,7 @@ def connect(
 
     With `tls` it presents the certificate of the moment and believes the authorities of the
     moment: when the files change, later calls go over a new connection, and running ones finish.
+    All replicas of a list are expected to have certificates that name the first one's host.
     """
     target = target_of(address)
     options = channel_options(max_message_bytes)
@@ -96,6 +97,9 @@ def connect(
     # A unix socket is in a folder that nobody else can enter.
     if tls is None or target.startswith("unix:"):
         return grpc.aio.insecure_channel(target, options=options, interceptors=added)
+    if "," in target:
+        # gRPC compares certificates with one name for the whole channel, and has none for a list.
+        options.append(("grpc.default_authority", first_of(target)))
 
     def secure() -> grpc.aio.Channel:
         credentials = tls.channel_credentials()

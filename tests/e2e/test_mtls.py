@@ -157,6 +157,21 @@ async def test_a_components_certificate_may_call_for_any_tenant(certified: Certi
     assert await refusal(gateway, certified) == Reason.TENANT_REQUIRED
 
 
+async def test_a_list_of_replicas_is_balanced_over_with_tls(certified: CertifiedMesh) -> None:
+    # Two servers that can be told apart by what they answer.
+    replicas = [certified.mesh.addresses[each] for each in ("memory", "metrics")]
+    answers: set[grpc.StatusCode] = set()
+    tls = Tls(certified.certificate("tenant/acme"))
+    async with connect(",".join(replicas), tls=tls) as channel, asyncio.timeout(TIMEOUT_S):
+        while len(answers) < len(replicas):
+            try:
+                await memories(channel)
+                answers.add(grpc.StatusCode.OK)
+            except grpc.aio.AioRpcError as error:
+                answers.add(error.code())
+    assert answers == {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED}
+
+
 @pytest.mark.parametrize(
     "spiffe_id",
     [
